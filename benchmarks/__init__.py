@@ -1,0 +1,1 @@
+"""Measurements of densecrf_gpu beside its peers: ``python -m benchmarks --help``."""

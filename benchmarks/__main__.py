@@ -1,0 +1,150 @@
+"""The command line: ``python -m benchmarks {crf,memory,readme}``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import crf, footprint, machine, readme, report
+from .cases import PARAMS, ROOT, Size, photographs
+from .timing import STOPWATCHES
+
+SIZES = ("500x375x21", "2048x1024x19")
+QUICK_SIZES = ("160x120x5",)
+MEMORY_SIZES = ("250x188x21", "500x375x2", "500x375x21", "500x375x64", "1000x750x21")
+QUICK_PARAMS = ("80/13", "67/3")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0, or 1 with the reason on standard error."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except (RuntimeError, ValueError, FileNotFoundError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    timing = commands.add_parser("crf", help="whole calls, ours and pydensecrf2, in turn")
+    timing.set_defaults(run=_crf)
+    _common(timing, SIZES)
+    timing.add_argument("--pictures", nargs="+", metavar="NAME", help="default: all there are")
+    timing.add_argument("--repeats", type=_positive, help="default: 7, large sizes 3, --quick 2")
+    timing.add_argument(
+        "--threads", type=_threads, help="of ours, such as 1,4 (default: 1 and all cores)"
+    )
+    timing.add_argument(
+        "--cold", action="store_true", help="ours without its cache of spatial lattices throughout"
+    )
+    timing.add_argument("--no-rival", action="store_true", help="ours alone")
+    timing.add_argument("--no-memory", action="store_true", help="skip the memory measurements")
+    timing.add_argument("--no-plot", action="store_true", help="write JSON only")
+    timing.add_argument("--device", choices=tuple(STOPWATCHES), default="cpu")
+
+    footprint_ = commands.add_parser("memory", help="peak extra memory of one call of ours")
+    footprint_.set_defaults(run=_memory)
+    _common(footprint_, MEMORY_SIZES)
+    footprint_.add_argument("--threads", type=_positive, help="default: all cores")
+
+    tables = commands.add_parser("readme", help="rewrite the measured tables of README.md")
+    tables.set_defaults(run=_readme)
+    tables.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    tables.add_argument("--results", type=Path, default=report.RESULTS)
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser, sizes: Sequence[str]) -> None:
+    parser.add_argument(
+        "--sizes", nargs="+", metavar="WxHxC", type=_size, help=f"default: {' '.join(sizes)}"
+    )
+    parser.add_argument("--params", nargs="+", choices=PARAMS, help="default: all")
+    parser.add_argument("--iterations", type=_positive, default=10)
+    parser.add_argument(
+        "--quick", action="store_true", help="one small picture; kept only in --output"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="for JSON and plot (default: benchmarks/results)"
+    )
+
+
+def _crf(arguments: argparse.Namespace) -> None:
+    quick: bool = arguments.quick
+    output = _output(arguments)
+    if output is not None and not arguments.no_plot:
+        report.require_matplotlib()
+    sizes = arguments.sizes or [Size.parse(text) for text in (QUICK_SIZES if quick else SIZES)]
+    names = arguments.params or (QUICK_PARAMS if quick else tuple(PARAMS))
+    pictures = arguments.pictures or (list(photographs())[:1] if quick else None)
+    crf.run(
+        crf.Settings(
+            sizes=tuple(sizes),
+            params=tuple(PARAMS[name] for name in names),
+            pictures=None if pictures is None else tuple(pictures),
+            iterations=arguments.iterations,
+            threads=arguments.threads or tuple(sorted({1, machine.cores()})),
+            repeats=arguments.repeats or (2 if quick else None),
+            cold=arguments.cold,
+            rival=not arguments.no_rival,
+            memory=not arguments.no_memory,
+            plot=not arguments.no_plot,
+            device=arguments.device,
+            quick=quick,
+        ),
+        output,
+    )
+
+
+def _memory(arguments: argparse.Namespace) -> None:
+    quick: bool = arguments.quick
+    defaults = QUICK_SIZES if quick else MEMORY_SIZES
+    names = arguments.params or (QUICK_PARAMS if quick else tuple(PARAMS))
+    footprint.run(
+        arguments.sizes or [Size.parse(text) for text in defaults],
+        [PARAMS[name] for name in names],
+        ("labels", "probabilities"),
+        arguments.threads or machine.cores(),
+        arguments.iterations,
+        _output(arguments),
+        quick,
+    )
+
+
+def _readme(arguments: argparse.Namespace) -> None:
+    changed = readme.update(arguments.readme, arguments.results)
+    print(f"{arguments.readme.name} {'rewritten' if changed else 'is up to date'}")
+
+
+def _output(arguments: argparse.Namespace) -> Path | None:
+    """Where results go: a quick run's nowhere unless it is said, so that none looks like a full."""
+    if arguments.output is not None or arguments.quick:
+        folder: Path | None = arguments.output
+        return folder
+    return report.RESULTS
+
+
+def _size(text: str) -> Size:
+    try:
+        return Size.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text!r}")
+    return int(text)
+
+
+def _threads(text: str) -> tuple[int, ...]:
+    return tuple(sorted({_positive(field) for field in text.split(",")}))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

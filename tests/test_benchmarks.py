@@ -1,0 +1,216 @@
+"""The benchmark runs, says what it measured, and keeps it in the form that the README needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("densecrf_gpu")
+pytest.importorskip("matplotlib")
+
+from benchmarks import readme
+from benchmarks.cases import PARAMS, Size, coarse_logits, photographs
+from benchmarks.timing import Contender, interleave, paired_ratio, summarise
+
+ROOT = Path(__file__).resolve().parent.parent
+try:
+    photographs()
+except FileNotFoundError:
+    pytest.skip("there are no photographs to measure on", allow_module_level=True)
+
+
+def run_benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_WAIT_POLICY": "passive"},
+    )
+
+
+def read_only_json(folder: Path) -> Any:
+    (path,) = folder.glob("*.json")
+    return json.loads(path.read_text())
+
+
+def test_quick_run_beside_pydensecrf2(tmp_path: Path) -> None:
+    pytest.importorskip("pydensecrf")
+    arguments = ("crf", "--quick", "--params", "80/13", "--repeats", "1", "--output", str(tmp_path))
+    result = run_benchmarks(*arguments)
+    assert result.returncode == 0, result.stderr
+    for text in ("160x120x5", "80/13", "pydensecrf2, 1 thread", "densecrf_gpu, 1 thread, warm"):
+        assert text in result.stdout
+    assert "repetition 1/1" in result.stderr
+
+    document = read_only_json(tmp_path)
+    assert (document["benchmark"], document["schema"], document["quick"]) == ("crf", 1, True)
+    assert {
+        "cpu", "cores", "isa", "caches", "transparent_hugepages", "versions", "build", "date",
+        "commit", "load_average",
+    } <= document["machine"].keys()  # fmt: skip
+    (case,) = document["cases"]
+    assert case["size"] == {"width": 160, "height": 120, "classes": 5}
+    assert case["agreement"]["labels"] >= 0.9999
+    assert case["agreement"]["mean_abs_dq"] < 1e-6
+    assert case["vertices"]["bilateral"] > 0
+    assert case["vertices"]["spatial"] > 0
+    rival, *ours = case["results"]
+    assert rival["implementation"] == "pydensecrf2"
+    assert {result["cache"] for result in ours} == {"warm", "cold"}
+    for measured in case["results"]:
+        assert 0 < measured["min_ms"] <= measured["median_ms"]
+        assert measured["ns_per_pixel_class_iteration"] > 0
+        assert measured["speedup"]["median"] > 0
+        assert measured["memory"].keys() == {"peak_bytes", "kept_bytes", "first_call_ms", "reset"}
+    assert len(list(tmp_path.glob("*.png"))) == 1
+
+
+def test_cold_run_without_rival_keeps_no_warm_times(tmp_path: Path) -> None:
+    result = run_benchmarks(
+        "crf", "--quick", "--params", "80/13", "--repeats", "1", "--threads", "1", "--cold",
+        "--no-rival", "--no-memory", "--no-plot", "--output", str(tmp_path),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    (case,) = read_only_json(tmp_path)["cases"]
+    (ours,) = case["results"]
+    assert (ours["cache"], ours["speedup"], ours["memory"]) == ("cold", None, None)
+
+
+def test_memory_run(tmp_path: Path) -> None:
+    result = run_benchmarks("memory", "--quick", "--params", "80/13", "--output", str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert "bytes/(px*class)" in result.stdout
+    cases = read_only_json(tmp_path)["cases"]
+    assert [case["output"] for case in cases] == ["labels", "probabilities"]
+    assert all(case["memory"]["peak_bytes"] > 0 for case in cases)
+
+
+def test_unknown_size_is_refused_with_an_example() -> None:
+    result = run_benchmarks("crf", "--sizes", "500x375")
+    assert result.returncode == 2
+    assert "500x375x21" in result.stderr
+
+
+def full_results() -> tuple[dict[str, Any], dict[str, Any]]:
+    """A speed and a memory document as a full run leaves them."""
+    memory = {"peak_bytes": 3 << 20, "kept_bytes": 0, "first_call_ms": 9.0, "reset": True}
+    common: dict[str, Any] = {
+        "schema": 1,
+        "quick": False,
+        "device": "cpu",
+        "iterations": 10,
+        "machine": {
+            "cpu": "Some CPU",
+            "cores": 2,
+            "isa": {"densecrf_gpu": "avx2"},
+            "versions": {"torch": "2.13.0"},
+            "date": "2026-01-02T03:04:05+00:00",
+            "commit": "abcdef",
+        },
+    }
+    case = {
+        "picture": "coffee",
+        "size": {"width": 100, "height": 50, "classes": 4},
+        "params": {"bilateral_sxy": 80.0, "bilateral_srgb": 13.0},
+        "vertices": {"bilateral": 1000, "spatial": 900},
+    }
+
+    def result(name: str, threads: int, cache: str, ms: float, ratio: float) -> dict[str, Any]:
+        return {
+            "implementation": name,
+            "threads": threads,
+            "cache": cache,
+            "median_ms": ms,
+            "speedup": {"median": ratio, "min": ratio, "max": ratio},
+            "memory": memory,
+        }
+
+    results = [
+        result("pydensecrf2", 1, "none", 80.0, 1.0),
+        result("densecrf_gpu", 1, "warm", 10.0, 8.0),
+        result("densecrf_gpu", 2, "warm", 5.0, 16.0),
+    ]
+    crf = {
+        **common,
+        "benchmark": "crf",
+        "cold": False,
+        "threads": [1, 2],
+        "cases": [{**case, "results": results}],
+    }
+    footprint = {
+        **common,
+        "benchmark": "memory",
+        "threads": [2],
+        "cases": [{**case, "output": "labels", "memory": memory}],
+    }
+    return crf, footprint
+
+
+def test_readme_table_is_put_between_the_markers_and_only_there(tmp_path: Path) -> None:
+    crf, footprint = full_results()
+    (tmp_path / "crf-cpu-2026-01-02.json").write_text(json.dumps(crf))
+    (tmp_path / "crf-cpu-2026-01-03-quick.json").write_text(json.dumps({**crf, "quick": True}))
+    (tmp_path / "memory-cpu-2026-01-02.json").write_text(json.dumps(footprint))
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{readme.BEGIN}\nstale\n{readme.END}\nafter\n")
+    assert readme.update(page, tmp_path)
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "stale" not in text
+    for part in ("100×50", "80/13", "80 ms", "**8.0×**", "**16.0×**", "Some CPU", "157.3"):
+        assert part in text
+    assert not readme.update(page, tmp_path)
+
+
+def test_readme_without_markers_is_refused_and_unchanged(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("no markers\n")
+    with pytest.raises(ValueError, match="benchmark:begin"):
+        readme.update(page, tmp_path)
+    assert page.read_text() == "no markers\n"
+
+
+def test_contenders_take_turns_and_ratios_are_paired() -> None:
+    order: list[str] = []
+
+    def contender(name: str, runs: int) -> Contender:
+        def call() -> torch.Tensor:
+            order.append(name)
+            return torch.zeros(1)
+
+        return Contender(name, 1, "none", call, lambda: None, lambda: None, runs)
+
+    clock = iter([10.0, 4.0, 5.0, 6.0, 30.0, 9.0, 10.0, 11.0])
+    times = interleave(
+        [contender("a", 1), contender("b", 3)],
+        2,
+        lambda call: (next(clock), call()),
+        lambda _contender, _result: None,
+        lambda _text: None,
+    )
+    assert order == ["a", "b", "b", "b"] * 2
+    assert times == [[[10.0], [30.0]], [[4.0, 5.0, 6.0], [9.0, 10.0, 11.0]]]
+    assert paired_ratio(times[0], times[1]) == {"median": 2.5, "min": 2.0, "max": 3.0}
+    assert summarise(times[1]) == {"median_ms": 7.5, "min_ms": 4.0, "iqr_ms": 4.5}
+
+
+def test_logits_are_repeatable_and_shaped_as_asked() -> None:
+    image = torch.arange(30 * 44 * 3).remainder(251).to(torch.uint8).view(30, 44, 3)
+    logits = coarse_logits(image, classes=7)
+    assert logits.shape == (7, 30, 44)
+    assert torch.equal(logits, coarse_logits(image, classes=7))
+    assert not torch.equal(logits, coarse_logits(image, classes=7, seed=1))
+
+
+def test_parameter_sets_are_named_by_their_bandwidths() -> None:
+    assert list(PARAMS) == ["80/13", "67/3", "49/4"]
+    assert str(Size.parse("500x375x21")) == "500x375x21"
