@@ -94,8 +94,12 @@ def photographs() -> dict[str, Path]:
         FileNotFoundError: neither is there.
     """
     shared = Path(os.environ.get("DENSECRF_SHARED_DATA", ROOT.parent / "shared" / "data"))
-    for folder in (shared / "cc0", ROOT / "densecrf_gpu"):
-        found = sorted(p for p in folder.rglob("*") if p.suffix in (".png", ".jpg"))
+    # The package's .png files are labels.
+    for folder, suffixes in (
+        (shared / "cc0", (".jpg", ".png")),
+        (ROOT / "densecrf_gpu" / "data", (".jpg",)),
+    ):
+        found = sorted(path for path in folder.glob("*") if path.suffix in suffixes)
         if found:
             return {path.stem: path for path in found}
     raise FileNotFoundError(
