@@ -1,0 +1,145 @@
+"""A bounded cache of spatial lattices, which depend on an image's size but not on its pixels."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import ops
+from .ops import LatticeData
+
+
+class CacheInfo(NamedTuple):
+    """State of the cache of spatial lattices."""
+
+    hits: int
+    misses: int
+    entries: int
+    bytes: int
+    max_entries: int
+    max_bytes: int
+
+
+class SpatialKey(NamedTuple):
+    """Everything that a spatial lattice depends on, bit for bit."""
+
+    size: tuple[int, ...]  # array order
+    sigmas: tuple[float, ...]  # x first
+    dtype: torch.dtype
+    device: torch.device
+    threads: int  # the order of vertices, and so of sums, may follow the thread count
+
+
+class LatticeCache:
+    """Keeps the lattices used last, within a number of entries and of bytes; safe to share."""
+
+    def __init__(self, max_entries: int, max_bytes: int) -> None:
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[SpatialKey, LatticeData] = OrderedDict()
+        self._bytes = self._hits = self._misses = 0
+
+    def get(self, key: SpatialKey, build: Callable[[], LatticeData]) -> LatticeData:
+        """Returns the lattice of ``key``, built by ``build()`` if it is not here.
+
+        The lock is not held while building: threads that miss together build the same lattice
+        twice, and all return the one that was stored first.
+        """
+        with self._lock:
+            lattice = self._entries.get(key)
+            if lattice is not None:
+                self._entries.move_to_end(key)
+                self._hits += 1
+                return lattice
+            self._misses += 1
+        lattice = build()
+        size = _bytes(lattice)
+        if size > self._max_bytes:
+            return lattice
+        with self._lock:
+            if key in self._entries:
+                return self._entries[key]
+            self._entries[key] = lattice
+            self._bytes += size
+            while self._bytes > self._max_bytes or len(self._entries) > self._max_entries:
+                _, oldest = self._entries.popitem(last=False)
+                self._bytes -= _bytes(oldest)
+        return lattice
+
+    def clear(self) -> None:
+        """Drops all lattices and resets the counters."""
+        with self._lock:
+            self._entries.clear()
+            self._bytes = self._hits = self._misses = 0
+
+    def info(self) -> CacheInfo:
+        """Returns the counters and limits of this moment."""
+        with self._lock:
+            return CacheInfo(
+                self._hits,
+                self._misses,
+                len(self._entries),
+                self._bytes,
+                self._max_entries,
+                self._max_bytes,
+            )
+
+
+def _bytes(lattice: LatticeData) -> int:
+    return lattice.points.numel() + lattice.vertices.numel()
+
+
+# 32 sizes of 500 x 375 take some 150 MB; one of 2048 x 1024 takes 50 MB.
+_cache = LatticeCache(max_entries=32, max_bytes=256 << 20)
+
+
+def clear_cache() -> None:
+    """Frees the cached spatial lattices and resets their counters."""
+    _cache.clear()
+
+
+def cache_info() -> CacheInfo:
+    """Returns hits, misses, entries and bytes of the cache of spatial lattices, and its limits."""
+    return _cache.info()
+
+
+def spatial_lattice(
+    size: tuple[int, ...], sigmas: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> LatticeData:
+    """Returns the lattice of positions ``(x/sx, y/sy[, z/sz])``, from the cache where it can.
+
+    Args:
+        size: in array order, ``(H, W)`` or ``(D, H, W)``.
+        sigmas: in pixels, x first.
+        dtype: float32 or float64.
+        device: where the lattice is to be.
+    """
+
+    def build() -> LatticeData:
+        # A tensor born in inference mode could not be used by autograd later.
+        with torch.inference_mode(False), torch.no_grad():
+            if device.type == "cpu" and dtype == torch.float32:
+                return ops.build_image_lattice(None, size, sigmas, [])
+            return ops.build_lattice(position_features(size, sigmas, dtype, device)[None])
+
+    if torch.compiler.is_compiling():
+        return build()
+    return _cache.get(SpatialKey(size, sigmas, dtype, device, torch.get_num_threads()), build)
+
+
+def position_features(
+    size: tuple[int, ...], sigmas: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Returns the positions of all pixels in raster order, ``[N, len(size)]``, x first."""
+    axes = [torch.arange(extent, dtype=dtype, device=device) for extent in size]
+    grids = torch.meshgrid(*axes, indexing="ij")
+    return torch.stack(
+        [grid.reshape(-1) / sigma for grid, sigma in zip(reversed(grids), sigmas, strict=True)],
+        dim=1,
+    )

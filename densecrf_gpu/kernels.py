@@ -1,0 +1,241 @@
+"""Pairwise terms of a dense CRF: a Gaussian kernel over features, times a label compatibility.
+
+Sign convention. A number w is an attraction: the message ``w F(Q)`` is added to the logits, so
+that near and alike pixels take the same label. A vector holds such a weight for each class. A
+matrix is a penalty, ``mu[l, l']`` for labels l and l' side by side: ``mu @ F(Q)`` is subtracted,
+and ``w * (1 - identity)`` is the same as the number w. pydensecrf's numbers and matrices mean the
+same (it symmetrises matrices); its vectors have the opposite sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import ops
+from .cache import spatial_lattice
+from .checks import check_choice, check_finite, check_sigmas, expand_sigmas
+from .inputs import Guide
+from .lattice import check_features
+from .ops import LatticeData
+
+Weight: TypeAlias = float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianKernel:
+    """Smoothness kernel ``exp(-|p_i - p_j|^2 / 2 sxy^2)`` over positions p.
+
+    Attributes:
+        sxy: bandwidth in pixels; a tuple gives one per axis, x first.
+        weight: number, ``[C]`` or ``[C, C]``; the module says in which sense.
+        normalization: ``"none"``, ``"before"``, ``"after"`` or ``"symmetric"``.
+    """
+
+    sxy: float | tuple[float, ...]
+    weight: Weight
+    normalization: str = "symmetric"
+
+    def __post_init__(self) -> None:
+        check_sigmas("sxy", self.sxy)
+        check_choice("normalization", self.normalization, ops.NORMALIZATIONS)
+
+    def check(self, batch: int, size: tuple[int, ...], guide: Guide | None) -> None:
+        """Raises ValueError if the kernel does not fit an image of ``size``."""
+        expand_sigmas("sxy", self.sxy, len(size))
+
+    def lattice(
+        self, size: tuple[int, ...], guide: Guide | None, dtype: torch.dtype, device: torch.device
+    ) -> LatticeData:
+        """Returns the lattice of positions, which is shared through a cache."""
+        return spatial_lattice(size, expand_sigmas("sxy", self.sxy, len(size)), dtype, device)
+
+
+@dataclass(frozen=True, eq=False)
+class BilateralKernel:
+    """Appearance kernel ``exp(-|p_i - p_j|^2 / 2 sxy^2 - |c_i - c_j|^2 / 2 srgb^2)``.
+
+    Attributes:
+        sxy: bandwidth of positions p in pixels; a tuple gives one per axis, x first.
+        srgb: bandwidth of colours c in the image's own units; a tuple gives one per channel.
+        weight: number, ``[C]`` or ``[C, C]``; the module says in which sense.
+        normalization: ``"none"``, ``"before"``, ``"after"`` or ``"symmetric"``.
+        image_range: the value of full intensity in the image. If given, ``srgb`` counts in units
+            of 0..255 and is scaled by ``image_range / 255``. If None, a float image that seems to
+            need 1.0 is refused.
+    """
+
+    sxy: float | tuple[float, ...]
+    srgb: float | tuple[float, ...]
+    weight: Weight
+    normalization: str = "symmetric"
+    image_range: float | None = None
+
+    def __post_init__(self) -> None:
+        check_sigmas("sxy", self.sxy)
+        check_sigmas("srgb", self.srgb)
+        check_choice("normalization", self.normalization, ops.NORMALIZATIONS)
+        if self.image_range is not None:
+            check_sigmas("image_range", self.image_range)
+
+    def check(self, batch: int, size: tuple[int, ...], guide: Guide | None) -> None:
+        """Raises ValueError if the kernel does not fit an image, or the image's range not srgb."""
+        expand_sigmas("sxy", self.sxy, len(size))
+        if guide is None:
+            raise ValueError("expected an image for the bilateral kernel, found None")
+        sigmas = expand_sigmas("srgb", self.srgb, guide.pixels.shape[1])
+        if self.image_range is None and guide.peak is not None:
+            _check_range(guide.peak, min(sigmas))
+
+    def lattice(
+        self, size: tuple[int, ...], guide: Guide | None, dtype: torch.dtype, device: torch.device
+    ) -> LatticeData:
+        """Builds the lattices of positions and colours."""
+        assert guide is not None
+        scale = 1.0 if self.image_range is None else self.image_range / 255
+        srgb = expand_sigmas("srgb", self.srgb, guide.pixels.shape[1])
+        return ops.build_image_lattice(
+            guide.pixels,
+            size,
+            expand_sigmas("sxy", self.sxy, len(size)),
+            [sigma * scale for sigma in srgb],
+        )
+
+
+# Images scaled to [0, 1] or [-1, 1] or normalised to unit variance stay within this.
+_NORMALIZED_PEAK = 3.0
+
+
+def _check_range(peak: float, sigma: float) -> None:
+    """Refuses bandwidths made for 0..255 on images made for networks: all colours would agree."""
+    if sigma >= 1 and sigma >= peak and peak <= _NORMALIZED_PEAK:
+        raise ValueError(
+            f"image is float within [-{peak:g}, {peak:g}], but srgb = {sigma:g} is meant for "
+            f"colours of 0..255: if the image spans [0, 1], pass image_range=1.0 (srgb then counts "
+            f"in 0..255), or srgb = {sigma:g} / 255, or image * 255; if its values do reach 255, "
+            f"pass image_range=255.0"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureKernel:
+    """Kernel ``exp(-|f_i - f_j|^2 / 2)`` over arbitrary features f: depth, time, embeddings.
+
+    Attributes:
+        features: ``[N, d]`` or ``[B, N, d]``, divided by their bandwidths; points in the raster
+            order of the logits. They are converted to the dtype of the inference.
+        weight: number, ``[C]`` or ``[C, C]``; the module says in which sense.
+        normalization: ``"none"``, ``"before"``, ``"after"`` or ``"symmetric"``.
+    """
+
+    features: Tensor
+    weight: Weight
+    normalization: str = "symmetric"
+
+    def __post_init__(self) -> None:
+        check_features("features", self.features)
+        check_finite("features", self.features)
+        check_choice("normalization", self.normalization, ops.NORMALIZATIONS)
+
+    def check(self, batch: int, size: tuple[int, ...], guide: Guide | None) -> None:
+        """Raises ValueError if the features are not of ``batch`` images of ``size``."""
+        points = torch.Size(size).numel()
+        shape = self.features.shape
+        if shape[-2] != points or (len(shape) == 3 and shape[0] not in (1, batch)):
+            raise ValueError(
+                f"expected features of shape [{points}, d] or [{batch}, {points}, d], "
+                f"found {list(shape)}"
+            )
+        ops.refuse_gradients("FeatureKernel", self.features)
+
+    def lattice(
+        self, size: tuple[int, ...], guide: Guide | None, dtype: torch.dtype, device: torch.device
+    ) -> LatticeData:
+        """Builds the lattices of the features."""
+        if self.features.device != device:
+            raise ValueError(f"expected features on {device}, found {self.features.device}")
+        features = self.features if self.features.dim() == 3 else self.features[None]
+        return ops.build_lattice(features.to(dtype))
+
+
+Kernel: TypeAlias = GaussianKernel | BilateralKernel | FeatureKernel
+
+
+class PairwiseTerms(NamedTuple):
+    """The kernels of a CRF as the mean-field operator takes them, one entry each."""
+
+    points: list[Tensor]
+    vertices: list[Tensor]
+    compatibilities: list[Tensor]  # [1], [C] or [C, C]
+    normalizations: list[str]
+
+
+def build_terms(
+    kernels: Sequence[Kernel],
+    shape: tuple[int, ...],
+    guide: Guide | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> PairwiseTerms:
+    """Checks all kernels, then builds their lattices; kernels of weight 0 are left out.
+
+    Args:
+        kernels: any number.
+        shape: ``(B, C, *size)`` of the logits.
+        guide: the image, for bilateral kernels.
+        dtype: float32 or float64.
+        device: of the logits.
+    """
+    batch, classes, *size = shape
+    used = []
+    for kernel in kernels:
+        if not isinstance(kernel, GaussianKernel | BilateralKernel | FeatureKernel):
+            raise TypeError(
+                "expected kernels of type GaussianKernel, BilateralKernel or FeatureKernel, "
+                f"found {type(kernel).__name__}"
+            )
+        compatibility = compatibility_tensor(kernel.weight, classes, dtype, device)
+        if torch.compiler.is_compiling() or compatibility.count_nonzero():
+            kernel.check(batch, tuple(size), guide)
+            used.append((kernel, compatibility))
+    terms = PairwiseTerms([], [], [], [])
+    for kernel, compatibility in used:
+        lattice = kernel.lattice(tuple(size), guide, dtype, device)
+        terms.points.append(lattice.points)
+        terms.vertices.append(lattice.vertices)
+        terms.compatibilities.append(compatibility)
+        terms.normalizations.append(kernel.normalization)
+    return terms
+
+
+def compatibility_tensor(
+    weight: Weight, classes: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Returns a weight as ``[1]``, ``[C]`` or ``[C, C]``.
+
+    Raises:
+        ValueError: it has another shape, or an entry that is not finite.
+        RuntimeError: it requires grad.
+    """
+    if isinstance(weight, Tensor):
+        ops.refuse_gradients("the weight of a kernel", weight)
+    tensor = torch.as_tensor(weight, dtype=dtype, device=device)
+    if tensor.dim() > 0 and tensor.shape not in ((classes,), (classes, classes)):
+        raise ValueError(
+            f"expected weight to be a number, [{classes}] or [{classes}, {classes}], "
+            f"found shape {list(tensor.shape)}"
+        )
+    check_finite("weight", tensor)
+    return tensor.reshape(1) if tensor.dim() == 0 else tensor.contiguous()
+
+
+def apply_compatibility(message: Tensor, compatibility: Tensor) -> Tensor:
+    """Returns what a message F(Q) ``[B, C, N]`` adds to the energy of each label."""
+    if compatibility.dim() == 2:
+        return compatibility @ message
+    return -compatibility[:, None] * message
