@@ -78,7 +78,8 @@ def crf_refine(
         gt_prob: how far labels are trusted, in (0, 1).
         image_layout: ``"CHW"``, ``"HWC"`` or ``"HW"`` without counting the batch axis, or
             ``"auto"``: the only layout that gives the image the size of ``logits`` or, failing
-            all, a size nowhere smaller; an error if two do.
+            all, a size nowhere smaller; an error if two do, as for a batch of grey images, which
+            could be one image of B channels.
         image_range: the value of full intensity in the image. If given, ``bilateral_srgb`` counts
             in units of 0..255 and is scaled by ``image_range / 255``: 1.0 for images in [0, 1]. If
             None it counts in the image's own units, and a float image is refused where all values
