@@ -1,0 +1,156 @@
+// The high-dimensional Gaussian filter of any number of channels, and its adjoint. Compiled once per
+// instruction set, with contraction of a*b+c.
+//
+// Channels go through the lattice in tiles, so that the work memory stays at rows * 32 values.
+#include <cmath>
+
+#include "../blur.h"
+#include "../memory.h"
+#include "tier.h"
+
+namespace densecrf::inline DENSECRF_ISA {
+
+namespace {
+
+enum : size_t { kFactors, kRows };
+
+// What a point's values are multiplied by before splat and after slice, for all points of a band.
+template <typename T>
+void side_factors(const LatticeView<T>& lattice, const cpu::FilterArguments& arguments, int band,
+                  T* before, T* after) {
+  const int vertices = lattice.vertices_per_point;
+  const T alpha = response_scale<T>(vertices - 1);
+  const T* ones = lattice.ones + lattice.row_base[band];
+  const auto mode = arguments.normalization;
+  const bool splat_side =
+      mode == (arguments.adjoint ? cpu::Normalization::kAfter : cpu::Normalization::kBefore);
+  for (int64_t g = lattice.first_block[band] * (kBlock / kGroup);
+       g < lattice.first_block[band + 1] * (kBlock / kGroup); ++g) {
+    for (int q = 0; q < kGroup; ++q) {
+      T n = 0;
+      for (int r = 0; r < vertices; ++r) {
+        const int64_t entry = (g * vertices + r) * kGroup + q;
+        n += lattice.weight[entry] * ones[lattice.row[entry]];
+      }
+      const T total = alpha * n + T(1e-20);
+      T splat = T(1), slice = alpha;
+      if (mode == cpu::Normalization::kSymmetric) {
+        splat = T(1) / std::sqrt(total);
+        slice = alpha * splat;
+      } else if (splat_side) {
+        splat = T(1) / total;
+      } else if (mode != cpu::Normalization::kNone) {
+        slice = alpha / total;
+      }
+      before[g * kGroup + q] = splat;
+      after[g * kGroup + q] = slice;
+    }
+  }
+}
+
+// Channels [first, first + count) with rows of kLanes * kParts values.
+template <typename T, int kLanes, int kParts>
+void filter_tile(const LatticeView<T>& lattice, const cpu::FilterArguments& arguments,
+                 int64_t first, int64_t count, const T* before, const T* after, T* rows,
+                 const cpu::Executor& executor) {
+  using V = Vec<T, kLanes>;
+  constexpr int64_t kStride = kLanes * kParts;
+  const int vertices = lattice.vertices_per_point;
+  const auto bytes = static_cast<size_t>(count) * sizeof(T);
+  const auto for_points = [&](int band, const auto& body) {
+    const int64_t begin = lattice.first_block[band] * kBlock;
+    const int64_t limit = lattice.first_block[band + 1] * kBlock;
+    const int64_t end = limit < lattice.points ? limit : lattice.points;
+    for (int64_t p = begin; p < end; ++p) body(p);
+  };
+  parallel(executor, lattice.bands, [&](int band) {
+    T* band_rows = rows + lattice.row_base[band] * kStride;
+    const T* values = static_cast<const T*>(arguments.values) + first;
+    for_points(band, [&](int64_t p) {
+      if (p % kBlock == 0) {
+        const int64_t block = p / kBlock;
+        const int64_t from = lattice.rows_before(band, block);
+        const int64_t to = lattice.rows_before(band, block + 1);
+        __builtin_memset(band_rows + from * kStride, 0,
+                         static_cast<size_t>((to - from) * kStride) * sizeof(T));
+      }
+      alignas(64) T padded[kStride] = {};
+      __builtin_memcpy(padded, values + p * arguments.channels, bytes);
+      V x[kParts];
+      for (int i = 0; i < kParts; ++i) x[i] = load<V>(padded + i * kLanes) * before[p];
+      const int64_t record = p / kGroup * kGroup * vertices + p % kGroup;
+      for (int r = 0; r < vertices; ++r) {
+        const T w = lattice.weight[record + r * kGroup];
+        T* to = band_rows + lattice.row[record + r * kGroup] * kStride;
+        for (int i = 0; i < kParts; ++i) {
+          store(to + i * kLanes, load<V>(to + i * kLanes) + w * x[i]);
+        }
+      }
+    });
+  });
+  blur<T, kLanes, kParts>(lattice, rows, kStride, arguments.adjoint, executor);
+  parallel(executor, lattice.bands, [&](int band) {
+    const T* band_rows = rows + lattice.row_base[band] * kStride;
+    T* result = static_cast<T*>(arguments.result) + first;
+    for_points(band, [&](int64_t p) {
+      V x[kParts] = {};
+      const int64_t record = p / kGroup * kGroup * vertices + p % kGroup;
+      for (int r = 0; r < vertices; ++r) {
+        const T w = lattice.weight[record + r * kGroup];
+        const T* from = band_rows + lattice.row[record + r * kGroup] * kStride;
+        for (int i = 0; i < kParts; ++i) x[i] += w * load<V>(from + i * kLanes);
+      }
+      alignas(64) T padded[kStride];
+      for (int i = 0; i < kParts; ++i) store(padded + i * kLanes, x[i] * after[p]);
+      __builtin_memcpy(result + p * arguments.channels, padded, bytes);
+    });
+  });
+}
+
+template <typename T>
+void filter_all(const cpu::FilterArguments& arguments, const cpu::Executor& executor) {
+  const LatticeView<T> lattice(arguments.lattice.points, arguments.lattice.vertices);
+  cpu::Workspace workspace;
+  const auto padded = static_cast<size_t>(groups_of(lattice.points)) * kGroup;
+  T* before =
+      static_cast<T*>(workspace.buffer(kFactors).reserve(2 * padded * sizeof(T), 0));
+  T* after = before + padded;
+  parallel(executor, lattice.bands,
+           [&](int band) { side_factors(lattice, arguments, band, before, after); });
+
+  constexpr int64_t kWidest = 32;
+  const int64_t widest = arguments.channels < kWidest ? (arguments.channels + 3) / 4 * 4 : kWidest;
+  const auto row_bytes = static_cast<size_t>(lattice.rows) *
+                             static_cast<size_t>(widest < 16 ? 16 : widest) * sizeof(T) +
+                         4096;
+  T* rows = static_cast<T*>(workspace.buffer(kRows).reserve(row_bytes, 0));
+  for (int64_t first = 0; first < arguments.channels; first += kWidest) {
+    const int64_t left = arguments.channels - first;
+    const int64_t count = left < kWidest ? left : kWidest;
+    constexpr int kWide = kNativeLanes<T> < 16 ? kNativeLanes<T> : 16;
+    constexpr int kFour = kNativeLanes<T> < 4 ? kNativeLanes<T> : 4;
+    if (count <= 4) {
+      filter_tile<T, kFour, 4 / kFour>(lattice, arguments, first, count, before, after, rows,
+                                       executor);
+    } else if (count <= 16) {
+      filter_tile<T, kWide, 16 / kWide>(lattice, arguments, first, count, before, after, rows,
+                                        executor);
+    } else {
+      filter_tile<T, kWide, 32 / kWide>(lattice, arguments, first, count, before, after, rows,
+                                        executor);
+    }
+  }
+}
+
+}  // namespace
+
+void filter(cpu::Scalar scalar, const cpu::FilterArguments& arguments,
+            const cpu::Executor& executor) {
+  if (scalar == cpu::Scalar::kFloat32) {
+    filter_all<float>(arguments, executor);
+  } else {
+    filter_all<double>(arguments, executor);
+  }
+}
+
+}  // namespace densecrf::inline DENSECRF_ISA

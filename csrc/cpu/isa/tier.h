@@ -1,0 +1,15 @@
+// What one instruction-set tier offers; cpu/backend.cpp chooses between tiers.
+#pragma once
+
+#include "../../portable.h"
+#include "../backend.h"
+
+namespace densecrf::inline DENSECRF_ISA {
+
+void build_lattice(cpu::Scalar, const cpu::FeatureSource&, const KeyView&, const cpu::Executor&,
+                   void* point_section, const cpu::Allocator&);
+void filter(cpu::Scalar, const cpu::FilterArguments&, const cpu::Executor&);
+void mean_field(cpu::Scalar, const cpu::MeanFieldArguments&, const cpu::Executor&);
+const cpu::Backend& backend_of_tier();
+
+}  // namespace densecrf::inline DENSECRF_ISA

@@ -1,0 +1,34 @@
+// Declares the operators and makes the shared object an importable module.
+#include <Python.h>
+#include <torch/csrc/stable/library.h>
+
+// Importing the module runs the static initialisers below; it has no contents.
+PyMODINIT_FUNC PyInit__C() {
+  static PyModuleDef definition = {
+      PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  return PyModule_Create(&definition);
+}
+
+STABLE_TORCH_LIBRARY(densecrf_gpu, m) {
+  // features [B, N, d] -> points uint8 [B, bytes], vertices uint8 [bytes]
+  m.def("build_lattice(Tensor features) -> (Tensor points, Tensor vertices)");
+  // image [B, channels, *size] or none; size in array order, spatial_sigmas x first
+  m.def(
+      "build_image_lattice(Tensor? image, int[] size, float[] spatial_sigmas, "
+      "float[] channel_sigmas) -> (Tensor points, Tensor vertices)");
+  // -> int64 [B]
+  m.def("lattice_sizes(Tensor vertices) -> Tensor");
+  // values [B, N, C] -> [B, N, C]
+  m.def(
+      "lattice_filter(Tensor points, Tensor vertices, Tensor values, str normalization, "
+      "bool adjoint) -> Tensor");
+  // logits [B, C, N] -> [B, C, N], or int64 [B, N] for labels
+  m.def(
+      "mean_field(Tensor logits, Tensor[] points, Tensor[] vertices, Tensor[] compatibilities, "
+      "str[] normalizations, int iterations, float damping, float tolerance, str output) "
+      "-> Tensor");
+  m.def("cpu_isa() -> str");
+  // The bytes of work memory kept between calls, and their bound.
+  m.def("workspace_bytes() -> int");
+  m.def("set_workspace_limit(int bytes) -> ()");
+}
