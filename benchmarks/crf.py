@@ -28,6 +28,7 @@ MIN_LABEL_AGREEMENT = 0.9999
 MAX_MEAN_ABS_DQ = 1e-6
 OUR_RUNS = 3  # of ours to one of the rival's in a repetition: they are several times shorter
 LARGE_PIXELS = 1_000_000
+BUSY = 0.5  # load average before the first run
 
 
 class DisagreementError(RuntimeError):
@@ -78,6 +79,11 @@ def run(settings: Settings, output: Path | None) -> dict[str, Any]:
         "machine": machine.describe(),
         "cases": [],
     }
+    load = machine.load_average()[0]
+    if load > BUSY:
+        sys.stderr.write(
+            f"the machine is busy (load average {load:.1f}): do not quote these times\n"
+        )
     plan = [
         (size, picture, params)
         for size in settings.sizes

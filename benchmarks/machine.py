@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import re
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from densecrf_gpu import backends, build_info, ops
 
 from .cases import ROOT
 
@@ -38,7 +39,7 @@ def describe() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "versions": _versions("torch", "numpy", "densecrf_gpu", "pydensecrf2"),
-        "build": _build(),
+        "build": {**build_info(), "compiler": _compiler()},
         "torch_parallel": _torch_parallel(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": _commit(),
@@ -88,14 +89,9 @@ def _cpu_model() -> str:
     return match.group(1).strip() if match else platform.processor() or platform.machine()
 
 
-def _isa() -> dict[str, str | None]:
+def _isa() -> dict[str, str]:
     """What the processor has, as torch sees it, and what our backend chose."""
-    ours = None
-    if importlib.util.find_spec("densecrf_gpu") is not None:
-        from densecrf_gpu import ops
-
-        ours = ops.cpu_isa()
-    return {"torch": torch.backends.cpu.get_cpu_capability(), "densecrf_gpu": ours}
+    return {"torch": torch.backends.cpu.get_cpu_capability(), "densecrf_gpu": ops.cpu_isa()}
 
 
 def _caches() -> dict[str, str]:
@@ -127,13 +123,11 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _build() -> dict[str, Any] | None:
-    """Compiler, flags and the like, as the package itself reports them."""
-    if importlib.util.find_spec("densecrf_gpu") is None:
-        return None
-    from densecrf_gpu import build_info
-
-    return {key: value for key, value in build_info().items() if isinstance(value, str | int)}
+def _compiler() -> str | None:
+    """The compiler of the measured library, from the note that GCC and Clang leave in it."""
+    (library,) = Path(backends.__file__).parent.glob("_C.*")
+    notes = re.findall(rb"(?:GCC: \([^)]*\) [\d.]+|clang version [\d.]+)", library.read_bytes())
+    return max(notes).decode().replace("GCC: ", "GCC ") if notes else None
 
 
 def _torch_parallel() -> dict[str, str]:

@@ -13,6 +13,8 @@ from typing import Literal
 import numpy as np
 import torch
 
+from densecrf_gpu import CRFParams, clear_cache, crf_refine, ops
+
 from .cases import Case
 
 Output = Literal["labels", "probabilities"]
@@ -24,8 +26,6 @@ RIVAL = "pydensecrf2"
 
 def run_densecrf_gpu(case: Case, output: Output) -> torch.Tensor:
     """`crf_refine` from logits to labels [H, W] or probabilities [C, H, W]."""
-    from densecrf_gpu import CRFParams, crf_refine
-
     params = CRFParams(
         gaussian_sxy=case.params.gaussian_sxy,
         gaussian_weight=case.params.gaussian_weight,
@@ -33,9 +33,7 @@ def run_densecrf_gpu(case: Case, output: Output) -> torch.Tensor:
         bilateral_srgb=case.params.bilateral_srgb,
         bilateral_weight=case.params.bilateral_weight,
     )
-    result = crf_refine(case.logits, case.image, params, iterations=case.iterations, output=output)
-    assert isinstance(result, torch.Tensor)
-    return result
+    return crf_refine(case.logits, case.image, params, iterations=case.iterations, output=output)
 
 
 def run_pydensecrf2(case: Case, output: Output) -> torch.Tensor:
@@ -62,15 +60,11 @@ IMPLEMENTATIONS: dict[str, Implementation] = {OURS: run_densecrf_gpu, RIVAL: run
 
 def forget_spatial_lattices() -> None:
     """Empty the cache of spatial lattices that `crf_refine` keeps between calls."""
-    from densecrf_gpu import cache
-
-    cache.clear_cache()
+    clear_cache()
 
 
 def vertex_counts(case: Case) -> dict[str, int]:
     """Vertices in use of both lattices of a case."""
-    from densecrf_gpu import ops
-
     size, params = case.size, case.params
     shape = [size.height, size.width]
     image = case.image.permute(2, 0, 1)[None]  # [1, 3, H, W]
