@@ -164,9 +164,10 @@ def setup_py(arguments: list[str], **environment: str) -> subprocess.CompletedPr
 
 def assert_one_sentence(result: subprocess.CompletedProcess[str], sentence: str) -> None:
     assert result.returncode == 1
-    (line,) = result.stderr.strip().splitlines()
-    assert line.startswith("densecrf_gpu: ")
-    assert sentence in line
+    assert "Traceback" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("densecrf_gpu: ")
+    assert sentence in last
 
 
 BUILD = ["setup.py", "-q", "build_ext"]
