@@ -10,11 +10,12 @@
 
 namespace densecrf::cpu {
 
-// Runs body(context, 0) ... body(context, tasks - 1), in any order and on any threads, and returns
-// when all are done.
+// run: body(context, 0) ... body(context, tasks - 1), in any order and on any threads; returns when
+// all are done.
 struct Executor {
   int threads;
-  void (*run)(int tasks, void (*body)(void*, int), void* context);
+  void (*run)(void* self, int tasks, void (*body)(void*, int), void* context);
+  void* self;
 };
 
 enum class Scalar : int { kFloat32, kFloat64 };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "../portable.h"
 #include "backend.h"
@@ -11,14 +12,14 @@ namespace densecrf::inline DENSECRF_ISA {
 // body(0) ... body(tasks - 1), in any order; returns when all are done.
 template <typename Body>
 HOST_DEVICE void parallel(const cpu::Executor& executor, int tasks, Body&& body) {
-  if (tasks == 1) {
-    body(0);
+  if (tasks == 1 || executor.threads == 1) {
+    for (int task = 0; task < tasks; ++task) body(task);
     return;
   }
   auto call = [](void* context, int task) {
     (*static_cast<std::remove_reference_t<Body>*>(context))(task);
   };
-  executor.run(tasks, call, const_cast<void*>(static_cast<const void*>(&body)));
+  executor.run(executor.self, tasks, call, const_cast<void*>(static_cast<const void*>(&body)));
 }
 
 // Task `task`'s share of n items: [begin, end).

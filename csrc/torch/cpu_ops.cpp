@@ -5,7 +5,8 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
-#include <memory>
+#include <algorithm>
+#include <exception>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -14,6 +15,7 @@
 #include "../cpu/backend.h"
 #include "../cpu/memory.h"
 #include "../cpu/sections.h"
+#include "../cpu/team.h"
 
 namespace densecrf {
 
@@ -22,14 +24,28 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-void run_on_torch_threads(int tasks, void (*body)(void*, int), void* context) {
-  torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) body(context, static_cast<int>(task));
+// Calls lead(executor) with a team of torch's intra-op threads behind it. Task 0 leads; should torch
+// run the tasks one after another, it has finished before a helper looks.
+template <typename Lead>
+void on_torch_threads(const Lead& lead) {
+  const auto threads = static_cast<int>(torch::stable::get_num_threads());
+  cpu::Team team(threads);
+  std::exception_ptr failure;
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      if (task > 0) {
+        team.help();
+        continue;
+      }
+      try {
+        lead(team.executor());
+      } catch (...) {
+        failure = std::current_exception();
+      }
+      team.dismiss();
+    }
   });
-}
-
-cpu::Executor executor() {
-  return {static_cast<int>(torch::stable::get_num_threads()), run_on_torch_threads};
+  if (failure) std::rethrow_exception(failure);
 }
 
 cpu::Scalar scalar_of(const Tensor& t, const char* name) {
@@ -162,11 +178,13 @@ std::tuple<Tensor, Tensor> build(cpu::Scalar scalar, const std::vector<cpu::Feat
         return list.back().mutable_data_ptr();
       },
       &sections};
-  for (int64_t b = 0; b < batch; ++b) {
-    cpu::backend().build_lattice(
-        scalar, sources[b], layouts[b].view(), executor(),
-        static_cast<char*>(points.mutable_data_ptr()) + b * point_bytes, allocator);
-  }
+  char* point_data = static_cast<char*>(points.mutable_data_ptr());
+  on_torch_threads([&](const cpu::Executor& executor) {
+    for (int64_t b = 0; b < batch; ++b) {
+      cpu::backend().build_lattice(scalar, sources[b], layouts[b].view(), executor,
+                                   point_data + b * point_bytes, allocator);
+    }
+  });
   if (batch == 1) return {points, sections.front()};
   int64_t bytes = 0;
   for (const Tensor& section : sections) bytes += section.numel();
@@ -208,7 +226,7 @@ cpu::PixelType pixel_type_of(const Tensor& image) {
   }
 }
 
-std::tuple<Tensor, Tensor> build_image_lattice(const std::optional<Tensor>& image,
+std::tuple<Tensor, Tensor> build_image_lattice(const std::optional<Tensor>& given,
                                                const std::vector<int64_t>& size,
                                                const std::vector<double>& spatial_sigmas,
                                                const std::vector<double>& channel_sigmas) {
@@ -216,41 +234,42 @@ std::tuple<Tensor, Tensor> build_image_lattice(const std::optional<Tensor>& imag
   STD_TORCH_CHECK(grid >= 1 && grid <= 3, "size must have 1 to 3 entries, got ", grid);
   STD_TORCH_CHECK(spatial_sigmas.size() == size.size(), "spatial_sigmas must have ", grid,
                   " entries, got ", spatial_sigmas.size());
+  std::vector<int64_t> no_channels{1, 0};
+  no_channels.insert(no_channels.end(), size.begin(), size.end());
+  const Tensor image = given.has_value() ? *given : make_tensor(no_channels, ScalarType::Byte);
+  STD_TORCH_CHECK(image.is_cpu(), "image must be on the CPU");
+  STD_TORCH_CHECK(image.dim() == grid + 2 && image.size(0) > 0,
+                  "image must be a non-empty [B, channels, *size], got ", shape_of(image));
+  const int64_t channels = image.size(1);
+  STD_TORCH_CHECK(static_cast<int64_t>(channel_sigmas.size()) == channels,
+                  "channel_sigmas must have ", channels, " entries, got ", channel_sigmas.size());
   cpu::FeatureSource source{};
   source.points = 1;
   source.grid_dimensions = grid;
   for (int m = 0; m < grid; ++m) {
-    STD_TORCH_CHECK(size[m] > 0, "size must be positive, got ", size[m]);
+    const int64_t axis = grid + 1 - m;  // x is the last
+    STD_TORCH_CHECK(image.size(axis) == size[grid - 1 - m] && image.size(axis) > 0,
+                    "image must have the size given, not empty, got ", shape_of(image));
     STD_TORCH_CHECK(spatial_sigmas[m] > 0, "spatial_sigmas must be positive, got ",
                     spatial_sigmas[m]);
-    source.points *= size[m];
-    source.grid_size[m] = size[grid - 1 - m];
+    source.points *= image.size(axis);
+    source.grid_size[m] = image.size(axis);
+    source.grid_stride[m] = image.stride(axis);
     source.grid_sigma[m] = spatial_sigmas[m];
   }
-  const int64_t channels = image.has_value() ? image->size(1) : 0;
-  STD_TORCH_CHECK(static_cast<int64_t>(channel_sigmas.size()) == channels,
-                  "channel_sigmas must have ", channels, " entries, got ", channel_sigmas.size());
   source.dimensions = grid + static_cast<int>(channels);
-  if (!image.has_value()) return build(cpu::Scalar::kFloat32, {source});
-
-  STD_TORCH_CHECK(image->dim() == grid + 2 && image->size(0) > 0 && channels > 0,
-                  "image must be a non-empty [B, channels, *size], got ", shape_of(*image));
-  for (int m = 0; m < grid; ++m) {
-    STD_TORCH_CHECK(image->size(m + 2) == size[m], "image must have the size given, got ",
-                    shape_of(*image));
-    source.grid_stride[grid - 1 - m] = image->stride(m + 2);
-  }
   for (const double sigma : channel_sigmas) {
     STD_TORCH_CHECK(sigma > 0, "channel_sigmas must be positive, got ", sigma);
   }
-  source.pixel_type = pixel_type_of(*image);
+  source.pixel_type = pixel_type_of(image);
   source.channels = static_cast<int>(channels);
-  source.channel_stride = image->stride(1);
+  source.channel_stride = image.stride(1);
   source.channel_sigma = channel_sigmas.data();
-  const char* data = static_cast<const char*>(image->const_data_ptr());
+  const char* data = channels > 0 ? static_cast<const char*>(image.const_data_ptr()) : nullptr;
+  const int64_t step = image.stride(0) * static_cast<int64_t>(image.element_size());
   std::vector<cpu::FeatureSource> sources;
-  for (int64_t b = 0; b < image->size(0); ++b) {
-    source.image = data + b * image->stride(0) * static_cast<int64_t>(image->element_size());
+  for (int64_t b = 0; b < image.size(0); ++b) {
+    source.image = channels > 0 ? data + b * step : nullptr;
     sources.push_back(source);
   }
   const bool wide = source.pixel_type == cpu::PixelType::kFloat64;
@@ -280,13 +299,17 @@ Tensor lattice_filter(const Tensor& points, const Tensor& vertices, const Tensor
   const Tensor from = torch::stable::contiguous(values);
   Tensor result = make_tensor({batch, count, channels}, type_of(scalar));
   const int64_t image_bytes = count * channels * static_cast<int64_t>(size_of(scalar));
-  for (int64_t b = 0; b < batch && channels > 0; ++b) {
-    cpu::backend().filter(
-        scalar,
-        {lattices.sections(b), static_cast<const char*>(from.const_data_ptr()) + b * image_bytes,
-         static_cast<char*>(result.mutable_data_ptr()) + b * image_bytes, channels, mode, adjoint},
-        executor());
-  }
+  if (image_bytes == 0) return result;
+  const char* data = static_cast<const char*>(from.const_data_ptr());
+  char* to = static_cast<char*>(result.mutable_data_ptr());
+  on_torch_threads([&](const cpu::Executor& executor) {
+    for (int64_t b = 0; b < batch; ++b) {
+      cpu::backend().filter(scalar,
+                            {lattices.sections(b), data + b * image_bytes, to + b * image_bytes,
+                             channels, mode, adjoint},
+                            executor);
+    }
+  });
   return result;
 }
 
@@ -336,16 +359,18 @@ Tensor mean_field(const Tensor& logits, const std::vector<Tensor>& points,
                          : make_tensor({batch, classes, count}, type_of(scalar));
   const auto scalar_size = static_cast<int64_t>(size_of(scalar));
   const int64_t result_bytes = labels ? count * 8 : classes * count * scalar_size;
-  for (int64_t b = 0; b < batch; ++b) {
-    for (size_t k = 0; k < kernels; ++k) list[k].lattice = lattices[k].sections(b);
-    cpu::backend().mean_field(
-        scalar,
-        {count, classes,
-         static_cast<const char*>(from.const_data_ptr()) + b * classes * count * scalar_size,
-         list.data(), static_cast<int>(kernels), iterations, damping, tolerance, form,
-         static_cast<char*>(result.mutable_data_ptr()) + b * result_bytes},
-        executor());
-  }
+  const char* data = static_cast<const char*>(from.const_data_ptr());
+  char* to = static_cast<char*>(result.mutable_data_ptr());
+  on_torch_threads([&](const cpu::Executor& executor) {
+    for (int64_t b = 0; b < batch; ++b) {
+      for (size_t k = 0; k < kernels; ++k) list[k].lattice = lattices[k].sections(b);
+      cpu::backend().mean_field(scalar,
+                                {count, classes, data + b * classes * count * scalar_size,
+                                 list.data(), static_cast<int>(kernels), iterations, damping,
+                                 tolerance, form, to + b * result_bytes},
+                                executor);
+    }
+  });
   return result;
 }
 
@@ -367,7 +392,7 @@ STABLE_TORCH_LIBRARY_IMPL(densecrf_gpu, CPU, m) {
   m.impl("mean_field", TORCH_BOX(&mean_field));
 }
 
-// Without a tensor to tell the device, these are answered for every device.
+// Calls without a tensor, which would tell the device, are answered for every device.
 STABLE_TORCH_LIBRARY_IMPL(densecrf_gpu, CompositeExplicitAutograd, m) {
   m.impl("build_image_lattice", TORCH_BOX(&build_image_lattice));
   m.impl("cpu_isa", TORCH_BOX(&cpu_isa));

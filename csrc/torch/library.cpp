@@ -12,7 +12,8 @@ PyMODINIT_FUNC PyInit__C() {
 STABLE_TORCH_LIBRARY(densecrf_gpu, m) {
   // features [B, N, d] -> points uint8 [B, bytes], vertices uint8 [bytes]
   m.def("build_lattice(Tensor features) -> (Tensor points, Tensor vertices)");
-  // image [B, channels, *size] or none; size in array order, spatial_sigmas x first
+  // image [B, channels, *size], or none for positions alone; size in array order, spatial_sigmas
+  // x first
   m.def(
       "build_image_lattice(Tensor? image, int[] size, float[] spatial_sigmas, "
       "float[] channel_sigmas) -> (Tensor points, Tensor vertices)");

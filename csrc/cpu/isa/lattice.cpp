@@ -32,31 +32,23 @@ struct SectionWriter {
   }
 };
 
-template <int kD, typename T>
-void embed_any_width(const ScaledFeatures<T>& features, const KeyView& keys, int d, int64_t points,
-                     int64_t first, int64_t last, BandVertices<T>& band, uint32_t* row, T* weight,
-                     uint32_t* first_rows) {
-  if (keys.words == 1) {
-    embed_band<kD, false>(features, keys, d, points, first, last, band, row, weight, first_rows);
-  } else {
-    embed_band<kD, true>(features, keys, d, points, first, last, band, row, weight, first_rows);
-  }
-}
-
+// Points of 1 to 8 dimensions with keys of one word have code of their own.
 template <typename T>
-void embed_any_dimension(const ScaledFeatures<T>& f, const KeyView& k, int d, int64_t n,
-                         int64_t first, int64_t last, BandVertices<T>& band, uint32_t* row,
-                         T* weight, uint32_t* first_rows) {
+void embed(const ScaledFeatures<T>& f, const KeyView& k, int d, int64_t n, int64_t first,
+           int64_t last, BandVertices<T>& band, uint32_t* row, T* weight, uint32_t* first_rows) {
+  if (k.words > 1) {
+    return embed_band<-1, true>(f, k, d, n, first, last, band, row, weight, first_rows);
+  }
   switch (d) {
-    case 1: return embed_any_width<1>(f, k, d, n, first, last, band, row, weight, first_rows);
-    case 2: return embed_any_width<2>(f, k, d, n, first, last, band, row, weight, first_rows);
-    case 3: return embed_any_width<3>(f, k, d, n, first, last, band, row, weight, first_rows);
-    case 4: return embed_any_width<4>(f, k, d, n, first, last, band, row, weight, first_rows);
-    case 5: return embed_any_width<5>(f, k, d, n, first, last, band, row, weight, first_rows);
-    case 6: return embed_any_width<6>(f, k, d, n, first, last, band, row, weight, first_rows);
-    case 7: return embed_any_width<7>(f, k, d, n, first, last, band, row, weight, first_rows);
-    case 8: return embed_any_width<8>(f, k, d, n, first, last, band, row, weight, first_rows);
-    default: return embed_any_width<-1>(f, k, d, n, first, last, band, row, weight, first_rows);
+    case 1: return embed_band<1, false>(f, k, d, n, first, last, band, row, weight, first_rows);
+    case 2: return embed_band<2, false>(f, k, d, n, first, last, band, row, weight, first_rows);
+    case 3: return embed_band<3, false>(f, k, d, n, first, last, band, row, weight, first_rows);
+    case 4: return embed_band<4, false>(f, k, d, n, first, last, band, row, weight, first_rows);
+    case 5: return embed_band<5, false>(f, k, d, n, first, last, band, row, weight, first_rows);
+    case 6: return embed_band<6, false>(f, k, d, n, first, last, band, row, weight, first_rows);
+    case 7: return embed_band<7, false>(f, k, d, n, first, last, band, row, weight, first_rows);
+    case 8: return embed_band<8, false>(f, k, d, n, first, last, band, row, weight, first_rows);
+    default: return embed_band<-1, false>(f, k, d, n, first, last, band, row, weight, first_rows);
   }
 }
 
@@ -87,8 +79,8 @@ void build(const cpu::FeatureSource& source, const KeyView& keys, const cpu::Exe
   first_block[bands] = blocks;
 
   parallel(executor, bands, [&](int b) {
-    embed_any_dimension<T>(features, keys, d, points, first_block[b], first_block[b + 1], band[b],
-                           row, weight, first_rows + first_block[b] + b);
+    embed<T>(features, keys, d, points, first_block[b], first_block[b + 1], band[b], row, weight,
+             first_rows + first_block[b] + b);
   });
 
   row_base[0] = 0;
