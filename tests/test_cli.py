@@ -137,6 +137,17 @@ def test_colour_scribbles_spread_over_the_black(work: Workplace) -> None:
     np.testing.assert_array_equal(painted, colors[work.labels])
 
 
+def test_scribbles_with_a_palette_are_read_by_color(work: Workplace) -> None:
+    palette = np.array([[0, 0, 0], [64, 128, 0], [9, 9, 9], [0, 64, 0], [64, 0, 128]])
+    indices = np.array([3, 1, 4], np.uint8)[work.labels]
+    expected = palette[indices]
+    indices[::2] = 0
+    mask = work.save("scribbles.png", indices, palette)
+    assert work.refine("--labels", mask, "--by-color", "-o", work.path("o.png")) == 0
+    with Image.open(work.path("o.png")) as image:
+        np.testing.assert_array_equal(np.array(image.convert("RGB")), expected)
+
+
 def test_a_photograph_is_not_taken_for_labels(
     work: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -436,6 +447,16 @@ def test_a_missing_file_is_named(
     Path(work.image if missing == "image" else logits).unlink()
     assert work.refine("--logits", logits, "-o", work.path("o.png")) == 1
     assert "No such file" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_named(
+    work: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = work.path("image.png/o.png")  # a file stands where the folder should
+    assert work.refine("--logits", work.save_logits("x.npy"), "-o", out) == 1
+    error = capsys.readouterr().err
+    assert "o.png: cannot be written" in error
+    assert error.count("\n") == 1
 
 
 def test_a_failed_write_leaves_what_was_there(work: Workplace) -> None:

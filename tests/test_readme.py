@@ -59,7 +59,7 @@ def files_of_the_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
         (tmp_path / folder).mkdir()
     (tmp_path / "cat.jpg").write_bytes(photo.read_bytes())
     np.save(tmp_path / "cat.npy", logits)
-    Image.fromarray(scribbles).save(tmp_path / "scribbles.png")
+    Image.fromarray(scene.colors[scene.labels]).save(tmp_path / "scribbles.png")
     Image.fromarray(scribbles).save(tmp_path / "coarse.png")
     for name in ("one", "two"):
         Image.fromarray(scene.image[::4, ::4]).save(tmp_path / "images" / f"{name}.jpg")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from .errors import UsageError
+from .errors import FileError, UsageError
 from .parser import build_parser
 
 __all__ = ["main"]
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"{args.parser.prog}: {error} (see {args.parser.prog} --help)", file=sys.stderr)
         return 2
-    except OSError as error:
+    except (FileError, OSError) as error:
         print(f"densecrf: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -65,15 +65,22 @@ def save_array(path: Path, tensor: Tensor, name: str) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Opens a file beside ``path`` that takes its place at the end, unless something fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Opens a file beside ``path`` that takes its place at the end, unless something fails.
+
+    Raises:
+        FileError: it cannot be written.
+    """
     part = path.with_name(path.name + ".part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             yield file
         part.replace(path)
+    except OSError as error:
+        raise FileError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        if part.exists():
+            part.unlink()
 
 
 def _pick(path: Path, entries: Mapping[str, Any], key: str | None) -> Any:

@@ -56,6 +56,7 @@ def load_labels(
     num_classes: int | None,
     ignore_index: int | None,
     binary: bool,
+    by_color: bool,
     key: str | None,
 ) -> LabelMap:
     """Reads a label map from a PNG or an array file.
@@ -66,6 +67,7 @@ def load_labels(
         num_classes: the largest label + 1 if None.
         ignore_index: the label of unknown pixels; None where all are known.
         binary: labels are 0 and not 0.
+        by_color: a PNG of any mode is read as RGB.
         key: the entry of an array file.
 
     Raises:
@@ -74,7 +76,7 @@ def load_labels(
     style = MaskStyle(voc_palette())
     if path.suffix.lower() == ".png":
         with open_image(path) as image:
-            if image.mode in ("RGB", "RGBA"):
+            if by_color or image.mode in ("RGB", "RGBA"):
                 return _from_colors(path, np.array(image.convert("RGB")), num_classes, ignore_index)
             if image.mode == "1":
                 binary = True

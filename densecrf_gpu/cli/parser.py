@@ -11,7 +11,7 @@ _EXAMPLES = """\
 examples:
   densecrf demo                                   the bundled photograph, before and after
   densecrf refine cat.jpg --logits cat.npy -o cat.png
-  densecrf refine cat.jpg --labels scribbles.png -o cat.png --gt-prob 0.7
+  densecrf refine cat.jpg --labels scribbles.png --by-color -o cat.png
   densecrf refine images/ --logits 'logits/{stem}.npy' -o refined/ --preset deeplab_v2_vgg
   densecrf presets                                the named parameters and where they come from
   densecrf info                                   versions, instruction set, threads
@@ -30,8 +30,8 @@ examples:
     densecrf refine 'images/*.jpg' --labels 'masks/{stem}_mask.png' -o 'out/{stem}.png'
 
 files:
-  labels         .png: palette or grey values are the labels; in RGB each colour is a label and
-                 black is unknown. Also .npy, .npz, .pt of integers [H, W].
+  labels         .png: palette or grey values are the labels. In RGB, and with --by-color, each
+                 colour is a label and black is unknown. Also .npy, .npz, .pt of integers [H, W].
   probabilities, logits
                  .npy, .npz, .pt of floats [C, h, w]; h and w may be smaller than the image's.
   results        .png (labels), .npy, .npz, .pt.
@@ -107,6 +107,11 @@ def _add_refine_options(parser: argparse.ArgumentParser) -> None:
     )
     source.add_argument(
         "--binary", action="store_true", help="the labels are 0 and not 0; written as 0 and 255"
+    )
+    source.add_argument(
+        "--by-color",
+        action="store_true",
+        help="colours are labels, black is unknown, whatever the PNG's mode",
     )
     source.add_argument(
         "--gt-prob", type=float, default=0.7, metavar="P", help="trust in labels, in (0, 1) [0.7]"

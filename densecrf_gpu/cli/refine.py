@@ -50,7 +50,7 @@ def run_refine(args: argparse.Namespace) -> int:
             _refine_one(args, job, kind, output, params)
         except (FileError, OSError, ValueError, TypeError, RuntimeError, MemoryError) as error:
             failures += 1
-            _say(f"densecrf: {job.image}: {_describe(error)}", bar is not None, sys.stderr)
+            _say(f"densecrf: {_describe(job, error)}", bar is not None, sys.stderr)
         else:
             if not args.quiet and bar is None:
                 print(f"{job.image} -> {job.output}  {time.perf_counter() - start:.2f} s")
@@ -98,6 +98,7 @@ def _refine_one(
             num_classes=args.num_classes,
             ignore_index=args.ignore_index,
             binary=args.binary,
+            by_color=args.by_color,
             key=args.key,
         )
         _check_size(source, found.labels.shape, image.shape[:2], resizable=False)
@@ -178,7 +179,10 @@ def _say(line: str, above_bar: bool, file: Any) -> None:
         print(line, file=file)
 
 
-def _describe(error: Exception) -> str:
+def _describe(job: Job, error: Exception) -> str:
+    """One line that starts with the image's name."""
     if isinstance(error, MemoryError):
-        return "out of memory"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+        text = "out of memory"
+    else:
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return text if text.startswith(f"{job.image}: ") else f"{job.image}: {text}"

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from densecrf_gpu import clear_cache, crf_refine
+from densecrf_gpu.cli.arrays import replacing
 from densecrf_gpu.info import build_info
 from densecrf_gpu.params import CRFParams
 
@@ -41,8 +42,8 @@ def run_demo(output: Path, threads: int | None = None) -> int:
     after = intersection_over_union(refined, scene.labels)
     cpu = f"{build_info()['num_threads']} CPU threads"
     figure = draw_figure(scene, coarse, refined, before, after, f"{seconds:.2f} s on {cpu}")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.save(output, format="PNG", optimize=True)
+    with replacing(output) as file:
+        figure.save(file, format="PNG", optimize=True)
 
     height, width = scene.labels.shape
     size = " x ".join(map(str, logits.shape[1:]))
