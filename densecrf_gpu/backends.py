@@ -42,7 +42,7 @@ def require_backend(device: torch.device) -> None:
     Raises:
         RuntimeError: there is no kernel for ``device``; the text says how to get one.
     """
-    if device.type in ("cpu", "meta") or (device.type == "cuda" and CUDA_BUILT):
+    if device.type == "cpu" or (device.type == "cuda" and CUDA_BUILT):
         return
     if device.type == "cuda":
         raise RuntimeError(

@@ -56,14 +56,16 @@ class DenseCRF:
         *,
         spatial_dims: int = 2,
     ) -> None:
-        self._check_logits(logits, check_count("spatial_dims", spatial_dims, least=1))
+        if spatial_dims not in (1, 2, 3):
+            raise ValueError(f"expected spatial_dims to be 1, 2 or 3, found {spatial_dims!r}")
+        self._check_logits(logits, spatial_dims)
         self._batched = logits.dim() == spatial_dims + 2
         self._shape = logits.shape
         self._dtype = logits.dtype
         batched = logits if self._batched else logits[None]  # [B, C, *size]
         dtype = compute_dtype(logits.dtype)
-        guide = None if image is None else self._guide(image, tuple(batched.shape), dtype)
         require_backend(logits.device)
+        guide = None if image is None else self._guide(image, batched, dtype)
         check_finite("logits", logits)
         self._terms = build_terms(kernels, tuple(batched.shape), guide, dtype, logits.device)
         self._logits = batched.flatten(2).to(dtype)  # [B, C, N]
@@ -84,20 +86,22 @@ class DenseCRF:
         ops.refuse_gradients("DenseCRF", logits)
 
     @staticmethod
-    def _guide(image: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Guide:
-        batch, _, *size = shape
+    def _guide(image: Tensor, logits: Tensor, dtype: torch.dtype) -> Guide:
+        batch, _, *size = logits.shape
         if not isinstance(image, Tensor):
             raise TypeError(f"expected image to be a torch.Tensor, found {type(image).__name__}")
         if image.dtype == torch.bool or image.is_complex():
             raise TypeError(f"expected image of dtype uint8 or floating, found {image.dtype}")
-        guide = image if image.dim() == len(shape) else image[None]
-        if guide.dim() != len(shape) or list(guide.shape[2:]) != size or guide.shape[1] == 0:
+        guide = image if image.dim() == logits.dim() else image[None]
+        if guide.dim() != logits.dim() or list(guide.shape[2:]) != size or guide.shape[1] == 0:
             raise ValueError(
                 f"expected image of shape [channels, *{size}] or [{batch}, channels, *{size}], "
                 f"found {list(image.shape)}"
             )
         if guide.shape[0] not in (1, batch):
             raise ValueError(f"expected image of batch 1 or {batch}, found {guide.shape[0]}")
+        if image.device != logits.device:
+            raise ValueError(f"expected image on {logits.device}, found {image.device}")
         ops.refuse_gradients("DenseCRF", image)
         return Guide(lattice_pixels(guide, dtype), check_image_values("image", image))
 

@@ -45,7 +45,9 @@ class GaussianKernel:
         check_sigmas("sxy", self.sxy)
         check_choice("normalization", self.normalization, ops.NORMALIZATIONS)
 
-    def check(self, batch: int, size: tuple[int, ...], guide: Guide | None) -> None:
+    def check(
+        self, batch: int, size: tuple[int, ...], guide: Guide | None, device: torch.device
+    ) -> None:
         """Raises ValueError if the kernel does not fit an image of ``size``."""
         expand_sigmas("sxy", self.sxy, len(size))
 
@@ -83,7 +85,9 @@ class BilateralKernel:
         if self.image_range is not None:
             check_sigmas("image_range", self.image_range)
 
-    def check(self, batch: int, size: tuple[int, ...], guide: Guide | None) -> None:
+    def check(
+        self, batch: int, size: tuple[int, ...], guide: Guide | None, device: torch.device
+    ) -> None:
         """Raises ValueError if the kernel does not fit an image, or the image's range not srgb."""
         expand_sigmas("sxy", self.sxy, len(size))
         if guide is None:
@@ -142,8 +146,10 @@ class FeatureKernel:
         check_finite("features", self.features)
         check_choice("normalization", self.normalization, ops.NORMALIZATIONS)
 
-    def check(self, batch: int, size: tuple[int, ...], guide: Guide | None) -> None:
-        """Raises ValueError if the features are not of ``batch`` images of ``size``."""
+    def check(
+        self, batch: int, size: tuple[int, ...], guide: Guide | None, device: torch.device
+    ) -> None:
+        """Raises ValueError if the features are not of ``batch`` images of ``size``, or elsewhere."""
         points = torch.Size(size).numel()
         shape = self.features.shape
         if shape[-2] != points or (len(shape) == 3 and shape[0] not in (1, batch)):
@@ -151,14 +157,14 @@ class FeatureKernel:
                 f"expected features of shape [{points}, d] or [{batch}, {points}, d], "
                 f"found {list(shape)}"
             )
+        if self.features.device != device:
+            raise ValueError(f"expected features on {device}, found {self.features.device}")
         ops.refuse_gradients("FeatureKernel", self.features)
 
     def lattice(
         self, size: tuple[int, ...], guide: Guide | None, dtype: torch.dtype, device: torch.device
     ) -> LatticeData:
         """Builds the lattices of the features."""
-        if self.features.device != device:
-            raise ValueError(f"expected features on {device}, found {self.features.device}")
         features = self.features if self.features.dim() == 3 else self.features[None]
         return ops.build_lattice(features.to(dtype))
 
@@ -201,7 +207,7 @@ def build_terms(
             )
         compatibility = compatibility_tensor(kernel.weight, classes, dtype, device)
         if torch.compiler.is_compiling() or compatibility.count_nonzero():
-            kernel.check(batch, tuple(size), guide)
+            kernel.check(batch, tuple(size), guide, device)
             used.append((kernel, compatibility))
     terms = PairwiseTerms([], [], [], [])
     for kernel, compatibility in used:

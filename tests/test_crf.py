@@ -263,6 +263,12 @@ def test_logits_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
         DenseCRF(torch.zeros(shape), [])
 
 
+@pytest.mark.parametrize("spatial_dims", [0, 4, 2.5])
+def test_spaces_of_other_dimensions_are_refused(spatial_dims: Any) -> None:
+    with pytest.raises(ValueError, match=f"spatial_dims to be 1, 2 or 3, found {spatial_dims}"):
+        DenseCRF(logits(), [], spatial_dims=spatial_dims)
+
+
 def test_integer_logits_are_refused() -> None:
     with pytest.raises(TypeError, match=r"floating dtype, found torch\.int64"):
         DenseCRF(torch.zeros(C, H, W, dtype=torch.long), [])
@@ -307,6 +313,13 @@ def test_wrong_number_of_bandwidths_is_refused() -> None:
 def test_features_of_other_points_are_refused() -> None:
     with pytest.raises(ValueError, match=rf"\[{H * W}, d\].*found \[7, 3\]"):
         DenseCRF(logits(), [FeatureKernel(torch.zeros(7, 3), 3)])
+
+
+def test_tensors_on_other_devices_are_refused() -> None:
+    with pytest.raises(ValueError, match="image on cpu, found meta"):
+        DenseCRF(logits(), KERNELS, image().to("meta"))
+    with pytest.raises(RuntimeError, match="cpu or cuda, found meta"):
+        DenseCRF(logits().to("meta"), KERNELS, image().to("meta"))
 
 
 def test_float_image_in_unit_range_with_wide_colours_is_refused() -> None:

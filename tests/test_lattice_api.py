@@ -100,6 +100,14 @@ def test_caller_may_overwrite_the_features() -> None:
     assert torch.equal(lattice.filter(values()), before)
 
 
+def test_filter_compiles_into_one_graph() -> None:
+    def double(v: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+        return 2 * permutohedral_filter(v, f, "symmetric")
+
+    compiled = torch.compile(double, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(values(), points()), double(values(), points()))
+
+
 @pytest.mark.parametrize("shape", [(N,), (N, 0), (1, 2, N, D)])
 def test_features_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=rf"d >= 1, found \[{shape[0]}"):
@@ -162,6 +170,11 @@ def test_values_of_another_dtype_are_refused(
 ) -> None:
     with pytest.raises(TypeError, match=f"dtype {of_lattice}, found {of_values}"):
         PermutohedralLattice(points(of_lattice)).filter(values().to(of_values))
+
+
+def test_values_on_another_device_are_refused() -> None:
+    with pytest.raises(ValueError, match="values on cpu, found meta"):
+        PermutohedralLattice(points()).filter(values().to("meta"))
 
 
 def test_unknown_normalization_is_refused() -> None:

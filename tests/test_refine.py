@@ -194,6 +194,14 @@ def test_result_shares_no_memory_with_the_logits() -> None:
     assert crf_refine(u, image(), nothing, output="logits").data_ptr() != u.data_ptr()
 
 
+def test_refinement_compiles_into_one_graph() -> None:
+    def double(u: Tensor, x: Tensor) -> Tensor:
+        return 2 * crf_refine(u, x)
+
+    compiled = torch.compile(double, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(logits(), image()), double(logits(), image()))
+
+
 # ---- ranges of float images ----
 
 
@@ -292,6 +300,11 @@ def test_image_smaller_than_the_logits_is_refused() -> None:
 
 def test_labels_of_another_size_than_the_image_are_refused() -> None:
     refused(ValueError, "found shape", LABELS[:7], input="labels", num_classes=C)
+
+
+def test_tensors_on_other_devices_are_refused() -> None:
+    refused(ValueError, "image on cpu as the logits, found meta", x=image().to("meta"))
+    refused(RuntimeError, "cpu or cuda, found meta", logits().to("meta"), image().to("meta"))
 
 
 def test_other_objects_are_refused() -> None:
