@@ -149,7 +149,7 @@ class FeatureKernel:
     def check(
         self, batch: int, size: tuple[int, ...], guide: Guide | None, device: torch.device
     ) -> None:
-        """Raises ValueError if the features are not of ``batch`` images of ``size``, or elsewhere."""
+        """Raises ValueError if the features are of other points or on another device."""
         points = torch.Size(size).numel()
         shape = self.features.shape
         if shape[-2] != points or (len(shape) == 3 and shape[0] not in (1, batch)):
