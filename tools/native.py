@@ -46,7 +46,6 @@ CXX_FLAGS = [
 X86_TIERS = {"avx512": ["-march=x86-64-v4"], "avx2": ["-march=x86-64-v3"], "baseline": []}
 OTHER_TIERS: dict[str, list[str]] = {"baseline": []}
 
-
 # Files of the backend in which a*b+c may be one operation; elsewhere it could move a point to
 # another vertex of the lattice.
 CONTRACTED = {"filter.cpp", "mean_field.cpp"}
@@ -203,6 +202,8 @@ def link(command: Sequence[str], output: Path) -> None:
 def cpp_tests(folder: Path, flags: Sequence[str]) -> list[Path]:
     """Builds each tests/cpp/*.cpp into a program, with the CPU backend and without torch."""
     tests = [unit(source, folder, flags) for source in sources("tests/cpp")]
+    if not tests:
+        raise fail("tests/cpp holds no test")
     objects = compile_all(cpu_units(folder, flags))
     programs = []
     for test in compile_all(tests):
