@@ -38,17 +38,14 @@ $(VENV)/.base: $(VENV)/.torch pyproject.toml
 	$(BIN)/pip install -q --no-build-isolation -e '.[cli]'
 	@touch $@
 
+# The benchmarks are tested too.
 $(VENV)/.test: $(VENV)/.base
-	$(BIN)/pip install -q --no-build-isolation -e '.[cli,test]'
+	$(BIN)/pip install -q --no-build-isolation -e '.[cli,test,bench]'
 	@touch $@
 
 # The reference implementation has no wheels. Where it cannot be compiled, its stored results stand in.
 $(VENV)/.parity: $(VENV)/.base
 	@$(BIN)/pip install -q "$(PYDENSECRF)" || echo "$(PYDENSECRF) cannot be built here: only its stored results are compared"
-	@touch $@
-
-$(VENV)/.bench: $(VENV)/.base
-	$(BIN)/pip install -q --no-build-isolation -e '.[cli,bench]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base
@@ -78,7 +75,7 @@ test-all: build $(VENV)/.parity  ## the same with the slow tests
 demo: $(VENV)/.built  ## set up, build, run the demonstration
 	$(BIN)/python -m densecrf_gpu demo $(DEMO_ARGS)
 
-bench: $(VENV)/.built $(VENV)/.bench $(VENV)/.parity  ## check, then time the CRF against its rivals
+bench: $(VENV)/.built $(VENV)/.test $(VENV)/.parity  ## check, then time the CRF against its rivals
 	$(BIN)/python -m benchmarks crf $(BENCH_ARGS)
 
 lint: $(VENV)/.dev  ## ruff and clang-format, changing nothing
@@ -91,7 +88,7 @@ format: $(VENV)/.dev  ## rewrite all files in the house style
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_FILES)
 
-types: $(VENV)/.dev $(VENV)/.test $(VENV)/.bench  ## mypy --strict on the package and the benchmarks
+types: $(VENV)/.dev $(VENV)/.test  ## mypy --strict on the package and the benchmarks
 	$(BIN)/mypy
 
 # The C++ tests need no torch and no .venv. TSAN wants a fixed address space layout, where that is allowed.
