@@ -14,7 +14,7 @@ from .timing import STOPWATCHES
 SIZES = ("500x375x21", "2048x1024x19")
 QUICK_SIZES = ("160x120x5",)
 MEMORY_SIZES = ("250x188x21", "500x375x2", "500x375x21", "500x375x64", "1000x750x21")
-QUICK_PARAMS = ("80/13", "67/3")
+COARSE_AND_FINE = ("80/13", "67/3")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,7 +64,7 @@ def _common(parser: argparse.ArgumentParser, sizes: Sequence[str]) -> None:
     parser.add_argument(
         "--sizes", nargs="+", metavar="WxHxC", type=_size, help=f"default: {' '.join(sizes)}"
     )
-    parser.add_argument("--params", nargs="+", choices=PARAMS, help="default: all")
+    parser.add_argument("--params", nargs="+", choices=PARAMS)
     parser.add_argument("--iterations", type=_positive, default=10)
     parser.add_argument(
         "--quick", action="store_true", help="one small picture; kept only in --output"
@@ -80,7 +80,7 @@ def _crf(arguments: argparse.Namespace) -> None:
     if output is not None and not arguments.no_plot:
         report.require_matplotlib()
     sizes = arguments.sizes or [Size.parse(text) for text in (QUICK_SIZES if quick else SIZES)]
-    names = arguments.params or (QUICK_PARAMS if quick else tuple(PARAMS))
+    names = arguments.params or (COARSE_AND_FINE if quick else tuple(PARAMS))
     pictures = arguments.pictures or (list(photographs())[:1] if quick else None)
     crf.run(
         crf.Settings(
@@ -104,7 +104,7 @@ def _crf(arguments: argparse.Namespace) -> None:
 def _memory(arguments: argparse.Namespace) -> None:
     quick: bool = arguments.quick
     defaults = QUICK_SIZES if quick else MEMORY_SIZES
-    names = arguments.params or (QUICK_PARAMS if quick else tuple(PARAMS))
+    names = arguments.params or COARSE_AND_FINE
     footprint.run(
         arguments.sizes or [Size.parse(text) for text in defaults],
         [PARAMS[name] for name in names],

@@ -161,7 +161,7 @@ def _measure(case: Case, settings: Settings, say: Callable[[str], None]) -> dict
                 **summary,
                 "ns_per_pixel_class_iteration": 1e6 * summary["median_ms"] / work,
                 "speedup": baseline and paired_ratio(baseline, rows),
-                "times_ms": rows,
+                "times_ms": [[round(lap.wall, 3) for lap in row] for row in rows],
                 "memory": None,
             }
         )

@@ -46,9 +46,7 @@ def _speed(document: report.Document) -> str:
     """A row a size and parameter set: over its pictures, medians of medians, range of ratios."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for case in document["cases"]:
-        size = case["size"]
-        name = f"{size['width']}×{size['height']}, {size['classes']} classes"
-        groups.setdefault((name, report.bandwidths(case["params"])), []).append(case)
+        groups.setdefault((_size(case["size"]), report.bandwidths(case["params"])), []).append(case)
     headline = "cold" if document["cold"] else "warm"
     threads = document["threads"]
     header = ["size", "sxy/srgb", "vertices per pixel", RIVAL]
@@ -71,27 +69,49 @@ def _speed(document: report.Document) -> str:
         row.append(f"{_peak(rival)} → {_peak(ours[-1])}")
         rows.append(row)
     about = document["machine"]
-    pictures = {case["picture"] for case in document["cases"]}
+    pictures = len({case["picture"] for case in document["cases"]})
+    loads = [case["other_load"] for case in document["cases"] if case["other_load"] is not None]
+    shared = max(loads, default=0.0)
+    note = f" Other programs kept up to {shared:.1f} cores busy meanwhile." if shared > 0.1 else ""
     cache = "rebuilt in every call" if document["cold"] else "cached from an earlier call"
     return (
         f"{report.markdown_table(header, rows)}\n\n"
         f"Whole calls from scores to labels, lattices included (the spatial lattice, the same for "
         f"every image of a size, {cache}), {document['iterations']} iterations; medians, on "
-        f"{len(pictures)} real pictures, of interleaved runs. {RIVAL} is given energies ready-made "
+        f"{pictures} real picture{'s' if pictures > 1 else ''}, of interleaved runs. {RIVAL} is given energies ready-made "
         f"and always uses one thread. Peak memory is the extra memory of one call. Measured on "
         f"{about['cpu']}, {about['cores']} cores, {about['isa']['densecrf_gpu']}, torch "
         f"{about['versions']['torch']}, {about['date'][:10]}, commit {about['commit']}: "
-        f"`python -m benchmarks crf`."
+        f"`python -m benchmarks crf`.{note}"
     )
 
 
 def _memory(document: report.Document) -> str:
-    header, rows = report.MEMORY_HEADER, report.memory_rows(document)
+    header = ["size", "sxy/srgb", "vertices per pixel", "peak memory", "bytes per pixel and class"]
+    rows = []
+    for case in document["cases"]:
+        if case["output"] == "labels":
+            size, peak = case["size"], case["memory"]["peak_bytes"]
+            pixels = size["width"] * size["height"]
+            rows.append(
+                [
+                    _size(size),
+                    report.bandwidths(case["params"]),
+                    f"{case['vertices']['bilateral'] / pixels:.2f}",
+                    f"{peak / 2**20:.0f} MiB",
+                    f"{peak / (pixels * size['classes']):.1f}",
+                ]
+            )
     return (
         f"{report.markdown_table(header, rows)}\n\n"
-        f"Peak extra memory of one call of `crf_refine`, result included, {document['threads'][0]} "
-        f"threads: `python -m benchmarks memory`."
+        f'Peak extra memory of one call of `crf_refine(..., output="labels")`, '
+        f'{_threads(document["threads"][0])}; `"probabilities"` are a result of 4 bytes more. The '
+        f"lattices come per pixel, whatever the number of classes: `python -m benchmarks memory`."
     )
+
+
+def _size(size: dict[str, int]) -> str:
+    return f"{size['width']}×{size['height']}, {size['classes']} classes"
 
 
 def _threads(count: int) -> str:

@@ -86,7 +86,7 @@ def contender_name(result: dict[str, Any]) -> str:
 def crf_table(document: Document) -> str:
     """One block a case: what was checked, then a line a contender."""
     header = (
-        "milliseconds", "median", "min", "IQR", "ns/px/class/it", "speed-up", "range",
+        "milliseconds", "median", "min", "IQR", "CPU", "ns/px/class/it", "speed-up", "range",
         "first call", "peak MiB", "kept MiB",
     )  # fmt: skip
     blocks = []
@@ -112,6 +112,7 @@ def _crf_row(result: dict[str, Any]) -> tuple[str, ...]:
         f"{result['median_ms']:.1f}",
         f"{result['min_ms']:.1f}",
         f"{result['iqr_ms']:.1f}",
+        f"{result['median_cpu_ms']:.1f}",
         f"{result['ns_per_pixel_class_iteration']:.2f}",
         f"{speedup['median']:.2f}x" if speedup else "-",
         f"{speedup['min']:.1f}-{speedup['max']:.1f}" if speedup else "-",

@@ -10,19 +10,28 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 import torch
 
+
+class Lap(NamedTuple):
+    """Milliseconds of one call: by the clock, and of all threads of the process together."""
+
+    wall: float
+    cpu: float
+
+
 Call = Callable[[], torch.Tensor]
-Stopwatch = Callable[[Call], tuple[float, torch.Tensor]]
+Stopwatch = Callable[[Call], tuple[Lap, torch.Tensor]]
 
 
-def time_on_cpu(call: Call) -> tuple[float, torch.Tensor]:
-    """Wall-clock milliseconds of one call that returns when its work is done."""
-    start = time.perf_counter_ns()
+def time_on_cpu(call: Call) -> tuple[Lap, torch.Tensor]:
+    """One call that returns when its work is done."""
+    wall, cpu = time.perf_counter_ns(), time.process_time_ns()
     result = call()
-    return (time.perf_counter_ns() - start) / 1e6, result
+    lap = Lap((time.perf_counter_ns() - wall) / 1e6, (time.process_time_ns() - cpu) / 1e6)
+    return lap, result
 
 
 STOPWATCHES: dict[str, Stopwatch] = {"cpu": time_on_cpu}  # one per device
@@ -51,6 +60,7 @@ class Summary(TypedDict):
     median_ms: float
     min_ms: float
     iqr_ms: float
+    median_cpu_ms: float
 
 
 class Ratio(TypedDict):
@@ -67,38 +77,48 @@ def interleave(
     stopwatch: Stopwatch,
     examine: Callable[[Contender, torch.Tensor], None],
     progress: Callable[[str], None],
-) -> list[list[list[float]]]:
+) -> list[list[list[Lap]]]:
     """Time the contenders in turn; `examine` sees each result after its clock has stopped.
 
-    Returns milliseconds [contender][repetition][run].
+    Returns [contender][repetition][run].
     """
-    times: list[list[list[float]]] = [[] for _ in contenders]
+    times: list[list[list[Lap]]] = [[] for _ in contenders]
     for repetition in range(repetitions):
         for contender, rows in zip(contenders, times, strict=True):
             contender.settle()
             row = []
             for _ in range(contender.runs):
                 contender.before_each()
-                milliseconds, result = stopwatch(contender.call)
+                lap, result = stopwatch(contender.call)
                 examine(contender, result)
                 del result  # freed outside the next run
-                row.append(milliseconds)
+                row.append(lap)
             rows.append(row)
-        medians = " | ".join(f"{statistics.median(rows[-1]):.1f}" for rows in times)
+        medians = " | ".join(f"{_median_wall(rows[-1]):.1f}" for rows in times)
         progress(f"repetition {repetition + 1}/{repetitions}, ms: {medians}")
     return times
 
 
-def summarise(rows: Sequence[Sequence[float]]) -> Summary:
+def summarise(rows: Sequence[Sequence[Lap]]) -> Summary:
     """Median, minimum and interquartile range of all runs [repetition][run]."""
-    runs = sorted(t for row in rows for t in row)
+    laps = [lap for row in rows for lap in row]
+    runs = sorted(lap.wall for lap in laps)
     low, _, high = (
         statistics.quantiles(runs, n=4, method="inclusive") if len(runs) > 1 else runs * 3
     )
-    return {"median_ms": statistics.median(runs), "min_ms": runs[0], "iqr_ms": high - low}
+    return {
+        "median_ms": statistics.median(runs),
+        "min_ms": runs[0],
+        "iqr_ms": high - low,
+        "median_cpu_ms": statistics.median(lap.cpu for lap in laps),
+    }
 
 
-def paired_ratio(base: Sequence[Sequence[float]], rows: Sequence[Sequence[float]]) -> Ratio:
+def paired_ratio(base: Sequence[Sequence[Lap]], rows: Sequence[Sequence[Lap]]) -> Ratio:
     """Speed-up over `base`, repetition by repetition (median against median within each)."""
-    ratios = [statistics.median(b) / statistics.median(r) for b, r in zip(base, rows, strict=True)]
+    ratios = [_median_wall(b) / _median_wall(r) for b, r in zip(base, rows, strict=True)]
     return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+
+
+def _median_wall(laps: Sequence[Lap]) -> float:
+    return statistics.median(lap.wall for lap in laps)

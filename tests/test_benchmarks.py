@@ -17,7 +17,7 @@ pytest.importorskip("matplotlib")
 
 from benchmarks import readme
 from benchmarks.cases import PARAMS, Size, coarse_logits, photographs
-from benchmarks.timing import Contender, interleave, paired_ratio, summarise
+from benchmarks.timing import Contender, Lap, interleave, paired_ratio, summarise
 
 ROOT = Path(__file__).resolve().parent.parent
 try:
@@ -67,6 +67,7 @@ def test_quick_run_beside_pydensecrf2(tmp_path: Path) -> None:
     assert {result["cache"] for result in ours} == {"warm", "cold"}
     for measured in case["results"]:
         assert 0 < measured["min_ms"] <= measured["median_ms"]
+        assert measured["median_cpu_ms"] > 0
         assert measured["ns_per_pixel_class_iteration"] > 0
         assert measured["speedup"]["median"] > 0
         assert measured["memory"].keys() == {"peak_bytes", "kept_bytes", "first_call_ms", "reset"}
@@ -121,6 +122,7 @@ def full_results() -> tuple[dict[str, Any], dict[str, Any]]:
         "size": {"width": 100, "height": 50, "classes": 4},
         "params": {"bilateral_sxy": 80.0, "bilateral_srgb": 13.0},
         "vertices": {"bilateral": 1000, "spatial": 900},
+        "other_load": 0.5,
     }
 
     def result(name: str, threads: int, cache: str, ms: float, ratio: float) -> dict[str, Any]:
@@ -166,7 +168,16 @@ def test_readme_table_is_put_between_the_markers_and_only_there(tmp_path: Path) 
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "stale" not in text
-    for part in ("100×50", "80/13", "80 ms", "**8.0×**", "**16.0×**", "Some CPU", "157.3"):
+    for part in (
+        "100×50",
+        "80/13",
+        "80 ms",
+        "**8.0×**",
+        "**16.0×**",
+        "Some CPU",
+        "157.3",
+        "0.5 cores",
+    ):
         assert part in text
     assert not readme.update(page, tmp_path)
 
@@ -193,14 +204,20 @@ def test_contenders_take_turns_and_ratios_are_paired() -> None:
     times = interleave(
         [contender("a", 1), contender("b", 3)],
         2,
-        lambda call: (next(clock), call()),
+        lambda call: (Lap(next(clock), 1.0), call()),
         lambda _contender, _result: None,
         lambda _text: None,
     )
     assert order == ["a", "b", "b", "b"] * 2
-    assert times == [[[10.0], [30.0]], [[4.0, 5.0, 6.0], [9.0, 10.0, 11.0]]]
+    walls = [[[lap.wall for lap in row] for row in rows] for rows in times]
+    assert walls == [[[10.0], [30.0]], [[4.0, 5.0, 6.0], [9.0, 10.0, 11.0]]]
     assert paired_ratio(times[0], times[1]) == {"median": 2.5, "min": 2.0, "max": 3.0}
-    assert summarise(times[1]) == {"median_ms": 7.5, "min_ms": 4.0, "iqr_ms": 4.5}
+    assert summarise(times[1]) == {
+        "median_ms": 7.5,
+        "min_ms": 4.0,
+        "iqr_ms": 4.5,
+        "median_cpu_ms": 1.0,
+    }
 
 
 def test_logits_are_repeatable_and_shaped_as_asked() -> None:
