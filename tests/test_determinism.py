@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -124,6 +128,24 @@ def test_a_lattice_may_be_moved_in_memory(device: torch.device) -> None:
     assert torch.equal(ops.lattice_filter(*copies, values, "after", False), expected)
 
 
+@pytest.mark.parametrize("using", [1, 2, 5])
+@pytest.mark.parametrize("building", [(1, 1), (1, 3), (3, 2), (4, 1)])
+def test_lattices_built_with_different_threads_work_together(
+    device: torch.device, dtype: torch.dtype, building: tuple[int, int], using: int
+) -> None:
+    results = []
+    logits = random_logits(5, 6000, dtype=dtype).to(device)
+    weights = [torch.tensor([w], dtype=dtype, device=device) for w in (3.0, 10.0)]
+    for counts in ((1, 1), building):
+        lattices = []
+        for d, threads in zip((2, 5), counts, strict=True):
+            torch.set_num_threads(threads)
+            lattices.append(ops.build_lattice(random_points(6000, d, dtype=dtype).to(device)))
+        torch.set_num_threads(using)
+        results.append(infer(logits, lattices, weights, iterations=2))
+    assert_near(results[1], results[0], 2e-5 if dtype == torch.float32 else None)
+
+
 @pytest.mark.parametrize("chosen", [0, 1, 2])
 def test_one_lattice_of_a_batch_can_be_built_again_alone(
     device: torch.device, dtype: torch.dtype, chosen: int
@@ -142,3 +164,55 @@ def test_logits_and_weights_are_left_as_they_were(device: torch.device) -> None:
     infer(logits, [lattice], [weight])
     assert torch.equal(logits, before[0])
     assert torch.equal(weight, before[1])
+
+
+PROBE = """
+import sys, torch
+from operators import filter_points, infer, ops
+from problems import random_logits, random_points, random_values
+found = {"isa": ops.cpu_isa()}
+for dtype in (torch.float32, torch.float64):
+    for d in (1, 2, 5, 9):
+        points = random_points(700, d, dtype=dtype)
+        lattice = ops.build_lattice(points)
+        found[dtype, d, "size"] = ops.lattice_sizes(lattice[1])
+        for c in (1, 3, 7, 21, 40):
+            values, logits = random_values(700, c, dtype=dtype), random_logits(c, 700, dtype=dtype)
+            found[dtype, d, c, "filter"] = filter_points(points, values, "after")
+            weights = [torch.tensor([4.0], dtype=dtype)]
+            found[dtype, d, c, "q"] = infer(logits, [lattice], weights, iterations=2)
+            weights = [torch.eye(c, dtype=dtype)]
+            found[dtype, d, c, "matrix"] = infer(logits, [lattice], weights, "before", 2)
+torch.save(found, sys.argv[1])
+"""
+
+
+def test_instruction_sets_differ_by_rounding_only(tmp_path: Path) -> None:
+    """Each is asked for in a process of its own; one that the processor lacks is left out."""
+    found = {}
+    for isa in ("baseline", "avx2", "avx512"):
+        file = tmp_path / isa
+        environment = os.environ | {
+            "DENSECRF_ISA": isa,
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        }
+        run = subprocess.run(
+            [sys.executable, "-c", PROBE, str(file)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if run.returncode == 0:
+            found[isa] = torch.load(file)
+            assert found[isa].pop("isa") == isa
+        else:
+            assert isa != "baseline", run.stderr
+            assert isa in run.stderr
+    for isa, results in found.items():
+        for key, expected in found["baseline"].items():
+            if isinstance(key, tuple) and key[-1] == "size":
+                assert torch.equal(results[key], expected), (isa, key)
+            else:
+                relative = 1e-4 if expected.dtype == torch.float32 else 1e-12
+                assert_near(results[key], expected, relative)

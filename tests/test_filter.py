@@ -6,11 +6,12 @@ import functools
 
 import pytest
 import torch
-from operators import filter_points, ops
+from operators import filter_points, infer, ops
 from problems import (
     NORMALIZATIONS,
     assert_near,
     random_image,
+    random_logits,
     random_points,
     random_values,
 )
@@ -84,6 +85,29 @@ def test_strided_features_and_values_are_read_as_they_are(
     out = filter_points(points, values, "after")
     torch.testing.assert_close(
         out, filter_points(points.contiguous(), values.contiguous(), "after"), rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize("offset", [1, 3])
+def test_tensors_may_begin_anywhere_in_memory(
+    device: torch.device, dtype: torch.dtype, offset: int
+) -> None:
+    """Contiguous, but not on a boundary of vectors."""
+
+    def moved(tensor: Tensor) -> Tensor:
+        storage = tensor.new_zeros(offset + tensor.numel())
+        storage[offset:] = tensor.flatten()
+        return storage[offset:].view(tensor.shape)
+
+    points = random_points(POINTS, 3, 1, dtype).to(device)
+    values = random_values(POINTS, 16, 1, dtype).to(device)
+    logits = random_logits(16, POINTS, 1, dtype).to(device)
+    expected = filter_points(points, values, "after")
+    assert torch.equal(filter_points(moved(points), moved(values), "after"), expected)
+    weights = torch.rand(16, 16, device=device).to(dtype)
+    lattice = [ops.build_lattice(points)]
+    assert torch.equal(
+        infer(moved(logits), lattice, [moved(weights)]), infer(logits, lattice, [weights])
     )
 
 
