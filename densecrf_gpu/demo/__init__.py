@@ -19,6 +19,7 @@ from .scene import CLASSES, NOISE, SEED, STRIDE, coarse_logits, intersection_ove
 
 PRESET = "deeplab_v2_vgg"
 ITERATIONS = 10
+REPEATS = 3  # the fastest counts: others may be using the machine
 
 
 def run_demo(output: Path, threads: int | None = None) -> int:
@@ -33,15 +34,18 @@ def run_demo(output: Path, threads: int | None = None) -> int:
         return crf_refine(logits, scene.image, params, iterations=iterations, output="labels")
 
     coarse = refine(0)  # no iteration: the logits, enlarged
-    clear_cache()
-    start = time.perf_counter()
-    refined = refine(ITERATIONS)
-    seconds = time.perf_counter() - start
+    times = []
+    for _ in range(REPEATS):
+        clear_cache()
+        start = time.perf_counter()
+        refined = refine(ITERATIONS)
+        times.append(time.perf_counter() - start)
+    seconds = min(times)
 
     before = intersection_over_union(coarse, scene.labels)
     after = intersection_over_union(refined, scene.labels)
     cpu = f"{build_info()['num_threads']} CPU threads"
-    figure = draw_figure(scene, coarse, refined, before, after, f"{seconds:.2f} s on {cpu}")
+    figure = draw_figure(scene, coarse, refined, before, after, f"{ITERATIONS} iterations")
     with replacing(output) as file:
         figure.save(file, format="PNG", optimize=True)
 
@@ -52,7 +56,7 @@ def run_demo(output: Path, threads: int | None = None) -> int:
     print(f"             (standard deviation {NOISE}, seed {SEED}), as from a coarse network")
     print(f"parameters   {PRESET}, {ITERATIONS} iterations")
     print(f"device       {cpu}, {build_info()['cpu_isa']}")
-    print(f"time         {seconds:.2f} s, lattices included")
+    print(f"time         {seconds:.2f} s, lattices included (the fastest of {REPEATS})")
     print(f"\n{'IoU':<13}{'coarse':>8}{'refined':>9}")
     for name, low, high in zip(CLASSES, before, after, strict=True):
         print(f"{name:<13}{low:>8.1%}{high:>9.1%}")
