@@ -248,13 +248,27 @@ def test_logarithms_of_vanishing_probabilities_are_finite_and_right(
 def test_penalties_for_every_label_leave_a_distribution(
     device: torch.device, dtype: torch.dtype, strength: float, classes: int
 ) -> None:
-    """Potts as a matrix: all scores fall together, however far, and only differences count."""
-    logits = random_logits(classes, PIXELS, 1, dtype)
-    matrix = strength * (1 - torch.eye(classes, dtype=dtype))
-    weights = [matrix.to(device), matrix.to(device)]
+    """All scores fall together, however far, and only differences count."""
+    logits = random_logits(classes, PIXELS, 1, dtype).to(device)
+    matrix = torch.full((classes, classes), strength, dtype=dtype, device=device)
     for normalization in ("none", "symmetric"):
-        q = infer(logits.to(device), lattices(1, dtype, device), weights, normalization, 2)
+        q = infer(logits, lattices(1, dtype, device), [matrix] * 2, normalization, 1)
         torch.testing.assert_close(q.sum(1), torch.ones_like(q[:, 0]))
+
+
+@pytest.mark.parametrize("classes", [3, 5, 17])
+@pytest.mark.parametrize("strength", [1.0, 1e3, 1e5])
+def test_strong_potts_is_the_same_as_a_weight_and_as_a_matrix(
+    device: torch.device, dtype: torch.dtype, strength: float, classes: int
+) -> None:
+    logits = random_logits(classes, PIXELS, 1, dtype).to(device)
+    weight = torch.tensor([strength], dtype=dtype, device=device)
+    matrix = strength * (1 - torch.eye(classes, dtype=dtype, device=device))
+    some = lattices(1, dtype, device)
+    by_weight = infer(logits, some, [weight] * 2, iterations=1)
+    by_matrix = infer(logits, some, [matrix] * 2, iterations=1)
+    # Rounding of large scores decides where two labels are near.
+    assert (by_weight - by_matrix).abs().mean() < 0.01
 
 
 def test_an_asymmetric_matrix_penalises_rows_by_columns(
