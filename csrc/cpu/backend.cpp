@@ -160,8 +160,9 @@ void sort_by_primary(Copy* copies, int64_t count) {
 }
 
 void fail_too_many_vertices(int64_t rows) {
-  throw std::length_error("the lattice has more than 2^31 - 1 vertices (" + std::to_string(rows) +
-                          "); use larger bandwidths or fewer points");
+  throw std::length_error("the lattice has too many vertices for one thread (" +
+                          std::to_string(rows) +
+                          "); use more threads, larger bandwidths or fewer points");
 }
 
 }  // namespace densecrf::cpu

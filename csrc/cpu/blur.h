@@ -6,53 +6,40 @@
 #pragma once
 
 #include "parallel.h"
+#include "row.h"
 #include "sections.h"
-#include "vector.h"
 
 namespace densecrf::inline DENSECRF_ISA {
 
-// Blurs kParts vectors of every row of the chain entries [begin, end): each row is read and written
+// Blurs kWidth values of every row of the chain entries [begin, end): each row is read and written
 // once, its predecessor and successor stay in registers.
-template <typename T, int kLanes, int kParts>
+template <typename T, int kWidth>
 void blur_chains(const uint32_t* chain, int64_t begin, int64_t end, T* rows, int64_t stride) {
-  using V = Vec<T, kLanes>;
+  using Values = Row<T, kWidth>;
   if (begin == end) return;
-  constexpr int kAhead = 12;
-  const V zero{};
-  const T half = T(0.5);
-  V previous[kParts], current[kParts];
+  constexpr int64_t kAhead = 12, kLine = 64 / sizeof(T);
   T* at = rows + (chain[begin] >> 1) * stride;
-#pragma GCC unroll 8
-  for (int i = 0; i < kParts; ++i) {
-    previous[i] = zero;
-    current[i] = load<V>(at + i * kLanes);
-  }
+  Values previous = Values::zero(), current = Values::load(at);
   for (int64_t e = begin; e < end; ++e) {
-    const char* ahead = reinterpret_cast<const char*>(rows + (chain[e + kAhead] >> 1) * stride);
+    const T* ahead = rows + (chain[e + kAhead] >> 1) * stride;
 #pragma GCC unroll 4
-    for (int64_t line = 0; line < static_cast<int64_t>(kParts * sizeof(V)); line += 64) {
-      prefetch(ahead + line);
-    }
+    for (int64_t i = 0; i < kWidth; i += kLine) prefetch_write(ahead + i);
     // At a chain's end the next entry is another chain's head: loaded, not used.
-    const T inside = (chain[e] & 1) != 0 ? T(0) : T(1);
+    const bool inside = (chain[e] & 1) == 0;
     T* after = rows + (chain[e + 1] >> 1) * stride;
-#pragma GCC unroll 8
-    for (int i = 0; i < kParts; ++i) {
-      const V next = load<V>(after + i * kLanes);
-      const V sum = previous[i] + (inside != T(0) ? next : zero);
-      store(at + i * kLanes, current[i] + sum * half);
-      previous[i] = inside != T(0) ? current[i] : zero;
-      current[i] = next;
-    }
+    const Values next = Values::load(after);
+    (current + (previous + next.keep_if(inside)) * T(0.5)).store(at);
+    previous = current.keep_if(inside);
+    current = next;
     at = after;
   }
 }
 
-// rows [lattice.rows, stride]: the first kParts * kLanes values of every row.
-template <typename T, int kLanes, int kParts>
+// rows [lattice.rows, stride]: the first kWidth values of every row.
+template <typename T, int kWidth>
 void blur(const LatticeView<T>& lattice, T* rows, int64_t stride, bool reverse,
           const cpu::Executor& executor) {
-  using V = Vec<T, kLanes>;
+  using Values = Row<T, kWidth>;
   const int tasks = lattice.parts;
   const auto for_copies = [&](auto&& body) {
     if (lattice.header->copies == 0) return;
@@ -62,25 +49,17 @@ void blur(const LatticeView<T>& lattice, T* rows, int64_t stride, bool reverse,
       }
     });
   };
-  for_copies([](T* primary, T* copy) {
-#pragma GCC unroll 8
-    for (int i = 0; i < kParts * kLanes; i += kLanes) {
-      store(primary + i, load<V>(primary + i) + load<V>(copy + i));
-    }
-  });
+  for_copies([](T* primary, T* copy) { (Values::load(primary) + Values::load(copy)).store(primary); });
   const int axes = lattice.vertices_per_point;
   for (int step = 0; step < axes; ++step) {
     const int axis = reverse ? axes - 1 - step : step;
     const uint32_t* chain = lattice.chains + axis * lattice.chain_stride;
     const int64_t* cuts = lattice.chain_cuts + axis * (tasks + 1);
     parallel(executor, tasks, [&](int part) {
-      blur_chains<T, kLanes, kParts>(chain, cuts[part], cuts[part + 1], rows, stride);
+      blur_chains<T, kWidth>(chain, cuts[part], cuts[part + 1], rows, stride);
     });
   }
-  for_copies([](T* primary, T* copy) {
-#pragma GCC unroll 8
-    for (int i = 0; i < kParts * kLanes; i += kLanes) store(copy + i, load<V>(primary + i));
-  });
+  for_copies([](T* primary, T* copy) { Values::load(primary).store(copy); });
 }
 
 }  // namespace densecrf::inline DENSECRF_ISA

@@ -2,7 +2,7 @@
 // unaries from planes to rows, and splats the first Q.
 #pragma once
 
-#include "pixel_pass.h"
+#include "softmax.h"
 
 namespace densecrf::inline DENSECRF_ISA {
 
@@ -12,10 +12,12 @@ namespace densecrf::inline DENSECRF_ISA {
 //   after      splat 1          slice alpha/n'
 //   symmetric  splat 1/sqrt n'  slice alpha/sqrt n'
 // The adjoint exchanges before and after. Where both sides have the same factor up to a constant,
-// its square root goes to either side and no scale is needed (`folded`).
+// its square root goes to either side and no scale is needed (`folded`). Messages are wanted in units
+// of ln 2, like all logits of the passes.
 template <typename T>
 struct FoldKernel {
   const uint32_t* row;   // from the segment's first group on, like all that follows
+  uint32_t* offset;      // where the passes find that row
   const T* raw_weight;
   const T* ones;         // [rows] of the segment's band
   T* weight;
@@ -28,8 +30,9 @@ struct FoldKernel {
 };
 
 template <typename T>
-HOST_DEVICE void fold_group(const FoldKernel<T>& kernel, int64_t group) {
+HOST_DEVICE void fold_group(const FoldKernel<T>& kernel, int64_t group, int64_t stride) {
   const int64_t at = group * kGroup * kernel.vertices;
+  const auto units = static_cast<uint32_t>(static_cast<size_t>(stride) * sizeof(T) / kOffsetUnit);
   T n[kGroup] = {}, splat[kGroup];
   for (int r = 0; r < kernel.vertices; ++r) {
     for (int q = 0; q < kGroup; ++q) {
@@ -39,7 +42,7 @@ HOST_DEVICE void fold_group(const FoldKernel<T>& kernel, int64_t group) {
   }
   for (int q = 0; q < kGroup; ++q) {
     const T total = kernel.alpha * n[q] + T(1e-20);
-    T factor = T(1), slice = kernel.alpha * kernel.attraction;
+    T factor = T(1), slice = kernel.alpha * kernel.attraction * kLog2E<T>;
     switch (kernel.normalization) {
       case cpu::Normalization::kNone: break;
       case cpu::Normalization::kBefore: factor = T(1) / total; break;
@@ -50,79 +53,78 @@ HOST_DEVICE void fold_group(const FoldKernel<T>& kernel, int64_t group) {
         break;
     }
     if (kernel.folded) {
-      splat[q] = factor * std::sqrt(kernel.alpha * kernel.attraction);
+      splat[q] = factor * std::sqrt(kernel.alpha * kernel.attraction * kLog2E<T>);
     } else {
       splat[q] = factor;
-      kernel.scale[group * kGroup + q] = slice;
+      kernel.scale[group * kGroup + q] = slice / factor;  // the weights hold `factor` already
     }
   }
   for (int r = 0; r < kernel.vertices; ++r) {
     for (int q = 0; q < kGroup; ++q) {
       const int64_t entry = at + r * kGroup + q;
       kernel.weight[entry] = kernel.raw_weight[entry] * splat[q];
+      kernel.offset[entry] = kernel.row[entry] * units;
     }
   }
 }
 
-// unary[q][c] = logits[c][q] - max_c logits[c][q] for the 16 points from `first` on; labels beyond
+// unary[q][c] = (logits[c][q] - max_c logits[c][q]) / ln 2 for the 16 points from `first` on; labels beyond
 // `classes` get kNever, points beyond the last get zeros.
 template <typename T>
 HOST_DEVICE void load_unaries(const PassArguments<T>& pass, const T* logits, int64_t first,
                               T* columns) {
-  using V = Vec<T, kGroup>;
+  constexpr int kLanes = kNativeLanes<T> < kGroup ? kNativeLanes<T> : kGroup;
+  using V = Vec<T, kLanes>;
   const int64_t n = pass.points - first < kGroup ? pass.points - first : kGroup;
-  V highest{};
   for (int64_t c = 0; c < pass.classes; ++c) {
-    V value{};
     const T* plane = logits + c * pass.points + first;
+    T* column = columns + c * kGroup;
     if (n == kGroup) {
-      value = load<V>(plane);
+      __builtin_memcpy(column, plane, kGroup * sizeof(T));
     } else {
-      for (int64_t q = 0; q < n; ++q) value[q] = plane[q];
+      for (int64_t q = 0; q < kGroup; ++q) column[q] = q < n ? plane[q] : T(0);
     }
-    highest = c == 0 ? value : max(highest, value);
-    store(columns + c * kGroup, value);
   }
-  for (int64_t c = 0; c < pass.stride; ++c) {
-    V value = V{} + kNever<T>;
-    if (c < pass.classes) value = load<V>(columns + c * kGroup) - highest;
-    store(columns + c * kGroup, value);
+  for (int part = 0; part < kGroup; part += kLanes) {
+    V highest = load<V>(columns + part);
+    for (int64_t c = 1; c < pass.classes; ++c) {
+      highest = max(highest, load<V>(columns + c * kGroup + part));
+    }
+    for (int64_t c = 0; c < pass.classes; ++c) {
+      T* column = columns + c * kGroup + part;
+      store(column, max((load<V>(column) - highest) * kLog2E<T>, V{} + kNever<T>));
+    }
+    for (int64_t c = pass.classes; c < pass.stride; ++c) {
+      store(columns + c * kGroup + part, V{} + kNever<T>);
+    }
   }
   transpose(columns, kGroup, pass.stride, kGroup, pass.unary + first * pass.stride, pass.stride);
 }
 
-template <typename T, int kLanes, int kParts>
+template <typename T, int kWidth>
 void init_pass(const PassArguments<T>& pass, const Segment<T>& segment, const FoldKernel<T>* folds,
                const T* logits, bool splat, T* scratch) {
-  using V = Vec<T, kLanes>;
-  const int parts = kParts > 0 ? kParts : static_cast<int>(pass.stride / kLanes);
-  const int64_t stride = kParts > 0 ? kParts * kLanes : pass.stride;
-  T* columns = scratch + kGroup * stride;
-  V fixed[2][kParts > 0 ? kParts : 1];
-  V* spare = reinterpret_cast<V*>(columns + kGroup * stride);
-  V* x = kParts > 0 ? fixed[0] : spare;
-  V* saved = kParts > 0 ? fixed[1] : spare + parts;
+  const Labels<T, kWidth> labels{pass.stride};
+  using Chunk = typename Labels<T, kWidth>::Chunk;
+  T* columns = scratch + kGroup * labels.stride();
+  Chunk fixed[2];
+  auto* spare = reinterpret_cast<Chunk*>(columns + kGroup * labels.stride());
+  Chunk* x = kWidth > 0 ? fixed : spare;
+  Chunk* saved = kWidth > 0 ? fixed + 1 : spare + labels.chunks();
   for (int64_t g = 0; g < segment.groups; ++g) {
     const int64_t first = segment.first_point + g * kGroup;
     load_unaries(pass, logits, first, columns);
     if (splat) {
-      clear_new_rows(segment, g, stride);
-      for (int k = 0; k < segment.kernel_count; ++k) fold_group(folds[k], g);
+      clear_new_rows(segment, g, labels.stride());
+      for (int k = 0; k < segment.kernel_count; ++k) fold_group(folds[k], g, labels.stride());
     }
     for (int q = 0; q < kGroup; ++q) {
-      const T* unary = pass.unary + (first + q) * stride;
-      for (int i = 0; i < parts; ++i) x[i] = load<V>(unary + i * kLanes);
-      softmax<T, kLanes, false>(x, parts, saved);
-      if (pass.kept != nullptr) {
-        for (int i = 0; i < parts; ++i) {
-          store(pass.kept + (first + q) * stride + i * kLanes, x[i]);
-        }
-      }
+      labels.load(x, pass.unary + (first + q) * labels.stride());
+      softmax(labels, x, saved);
+      if (pass.kept != nullptr) labels.store(x, pass.kept + (first + q) * labels.stride());
       for (int k = 0; splat && k < segment.kernel_count; ++k) {
         const PassKernel<T>& kernel = segment.kernels[k];
-        const int64_t record = g * kGroup * kernel.vertices + q;
-        splat_point<T, kLanes, kParts, 0>(kernel, kernel.row + record, kernel.weight + record,
-                                          stride, x, parts);
+        splat_point<0>(labels, kernel, g * kGroup * kernel.vertices + q, x);
       }
     }
   }

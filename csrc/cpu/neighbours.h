@@ -171,7 +171,7 @@ void link_neighbours(const Assembly<T>& lattice, int axes, const cpu::Executor& 
 // Writes one axis' chains one after another (2 * row, plus 1 at a chain's end; vertices without
 // neighbours are left out) and cuts the list into parts at chain ends.
 HOST_DEVICE void list_chains(int64_t rows, const uint32_t* next, const uint8_t* has_previous,
-                             uint32_t* chain, int parts, int64_t* cuts) {
+                             uint32_t* chain, int64_t stride, int parts, int64_t* cuts) {
   int64_t n = 0;
   for (int64_t head = 0; head < rows; ++head) {
     if (has_previous[head] != 0 || next[head] == kNoRow) continue;
@@ -179,7 +179,8 @@ HOST_DEVICE void list_chains(int64_t rows, const uint32_t* next, const uint8_t* 
     for (uint32_t after; (after = next[row]) != kNoRow; row = after) chain[n++] = 2 * row;
     chain[n++] = 2 * row + 1;
   }
-  for (int i = 0; i < kChainPad; ++i) chain[n + i] = 1;
+  // What follows is read ahead, and no byte of a lattice is left to chance.
+  for (int64_t i = n; i < stride; ++i) chain[i] = 1;
   cuts[0] = 0;
   for (int p = 1; p <= parts; ++p) {
     int64_t cut = n * p / parts;

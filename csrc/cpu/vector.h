@@ -51,7 +51,10 @@ HOST_DEVICE V min(V a, V b) {
   return a < b ? a : b;
 }
 
-HOST_DEVICE void prefetch(const void* address) { __builtin_prefetch(address, 1, 3); }
+// To be read; to be written. On some machines the second marks a line as changed, and it is written
+// back whether it was changed or not.
+HOST_DEVICE void prefetch(const void* address) { __builtin_prefetch(address, 0, 3); }
+HOST_DEVICE void prefetch_write(const void* address) { __builtin_prefetch(address, 1, 3); }
 
 // The twin of ScalarLanes: kLanes points at a time.
 template <typename T, int kLanes>
@@ -70,85 +73,112 @@ struct VectorLanes {
   static HOST_DEVICE I to_int(V value) { return __builtin_convertvector(value, I); }
 };
 
-// Sum and maximum over the lanes, by halving.
-template <typename T, int kLanes>
-HOST_DEVICE T sum_lanes(Vec<T, kLanes> v) {
+// The lower and the upper half of v.
+template <typename V, typename Half>
+HOST_DEVICE void split(V v, Half& low, Half& high) {
+  constexpr int kLanes = sizeof(V) / sizeof(v[0]);
+  if constexpr (kLanes == 16) {
+    low = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
+    high = __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+  } else if constexpr (kLanes == 8) {
+    low = __builtin_shufflevector(v, v, 0, 1, 2, 3);
+    high = __builtin_shufflevector(v, v, 4, 5, 6, 7);
+  } else if constexpr (kLanes == 4) {
+    low = __builtin_shufflevector(v, v, 0, 1);
+    high = __builtin_shufflevector(v, v, 2, 3);
+  } else {
+    low = Half{v[0]};
+    high = Half{v[1]};
+  }
+}
+
+// The lanes of v combined by `op` (an associative function of two vectors), by halving; the order is
+// fixed. Four lanes and fewer stay in a register of their size.
+template <typename T, int kLanes, typename Op>
+HOST_DEVICE T combine_lanes(Vec<T, kLanes> v, const Op& op) {
   if constexpr (kLanes == 1) {
     return v[0];
+  } else if constexpr (kLanes == 2) {
+    return op(v, __builtin_shufflevector(v, v, 1, 0))[0];
+  } else if constexpr (kLanes == 4) {
+    v = op(v, __builtin_shufflevector(v, v, 2, 3, 0, 1));
+    return op(v, __builtin_shufflevector(v, v, 1, 0, 3, 2))[0];
   } else {
-    using Half = Vec<T, kLanes / 2>;
-    Half low, high;
-    __builtin_memcpy(&low, &v, sizeof(Half));
-    __builtin_memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof(Half), sizeof(Half));
-    return sum_lanes<T, kLanes / 2>(low + high);
+    Vec<T, kLanes / 2> low, high;
+    split(v, low, high);
+    return combine_lanes<T, kLanes / 2>(op(low, high), op);
   }
+}
+
+template <typename T, int kLanes>
+HOST_DEVICE T sum_lanes(Vec<T, kLanes> v) {
+  return combine_lanes<T, kLanes>(v, [](auto a, auto b) ALWAYS_INLINE { return a + b; });
 }
 
 template <typename T, int kLanes>
 HOST_DEVICE T max_lanes(Vec<T, kLanes> v) {
-  if constexpr (kLanes == 1) {
-    return v[0];
-  } else {
-    using Half = Vec<T, kLanes / 2>;
-    Half low, high;
-    __builtin_memcpy(&low, &v, sizeof(Half));
-    __builtin_memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof(Half), sizeof(Half));
-    return max_lanes<T, kLanes / 2>(max(low, high));
-  }
+  return combine_lanes<T, kLanes>(v, [](auto a, auto b) ALWAYS_INLINE { return max(a, b); });
 }
 
-// Constants of exp by range reduction: x = n ln 2 + r, |r| <= ln 2 / 2, and a Taylor-like polynomial
-// in r whose error is below the rounding of T. ln 2 is split so that n * high is exact.
+// 2^f - 1 = f p(f) on [-1/2, 1/2]: coefficients of p, highest power first. float: minimax, relative
+// error 2e-9 before rounding; double: (ln 2)^k / k!.
 template <typename T>
-struct ExpTraits;
+struct Exp2Traits;
 template <>
-struct ExpTraits<float> {
-  static constexpr float kLowest = -87.0f, kHighest = 88.0f;
-  static constexpr float kLog2E = 1.44269504f;
-  static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
-  static constexpr int kMantissa = 23;
-  // Cephes' expf coefficients, highest power first, for r^2 .. r^7.
+struct Exp2Traits<float> {
+  static constexpr float kHighest = 127.0f;
+  static constexpr int kMantissa = 23, kBias = 127;
   static constexpr int kTerms = 6;
-  static constexpr float kCoefficient[kTerms] = {1.9875691500e-4f, 1.3981999507e-3f,
-                                                 8.3334519073e-3f, 4.1665795894e-2f,
-                                                 1.6666665459e-1f, 5.0000001201e-1f};
+  static constexpr float kCoefficient[kTerms] = {1.53533620e-4f, 1.33988750e-3f, 9.61843692e-3f,
+                                                 5.55033237e-2f, 2.40226477e-1f, 6.93147182e-1f};
 };
 template <>
-struct ExpTraits<double> {
-  static constexpr double kLowest = -708.0, kHighest = 709.0;
-  static constexpr double kLog2E = 1.4426950408889634;
-  static constexpr double kLn2High = 6.93145751953125e-1, kLn2Low = 1.42860682030941723212e-6;
-  static constexpr int kMantissa = 52;
-  // 1/k!, k = 13 .. 2.
-  static constexpr int kTerms = 12;
+struct Exp2Traits<double> {
+  static constexpr double kHighest = 1023.0;
+  static constexpr int kMantissa = 52, kBias = 1023;
+  static constexpr int kTerms = 13;
   static constexpr double kCoefficient[kTerms] = {
-      1.6059043836821613e-10, 2.0876756987868100e-9, 2.5052108385441720e-8, 2.7557319223985893e-7,
-      2.7557319223985888e-6,  2.4801587301587302e-5, 1.9841269841269841e-4, 1.3888888888888889e-3,
-      8.3333333333333333e-3,  4.1666666666666664e-2, 1.6666666666666666e-1, 0.5};
+      1.3691488853904124e-12, 2.5678435993488196e-11, 4.44553827187081e-10, 7.054911620801121e-9,
+      1.0178086009239696e-7,  1.3215486790144305e-6,  1.5252733804059838e-5, 1.5403530393381606e-4,
+      1.3333558146428441e-3,  9.618129107628477e-3,   5.5504108664821576e-2, 2.402265069591007e-1,
+      6.931471805599453e-1};
 };
 
-// exp(x), x clamped to the range whose result is a normal number.
+// 2^x for |x| < 1e6: the exponent saturates, so that the result is a normal number, too large or too
+// small beyond the range of T. Farther out the result is anything, NaN included.
 template <typename T, int kLanes>
-HOST_DEVICE Vec<T, kLanes> exp(Vec<T, kLanes> x) {
+HOST_DEVICE Vec<T, kLanes> exp2_near(Vec<T, kLanes> x) {
   using V = Vec<T, kLanes>;
-  using Traits = ExpTraits<T>;
-  using I = Vec<typename ScalarTraits<T>::Int, kLanes>;
-  const V zero{};
-  x = min(max(x, zero + Traits::kLowest), zero + Traits::kHighest);
-  const V shifted = x * Traits::kLog2E + ScalarTraits<T>::kRound;  // n in the low bits
-  const V n = shifted - ScalarTraits<T>::kRound;
-  const V r = (x - n * Traits::kLn2High) - n * Traits::kLn2Low;
-  V p = zero + Traits::kCoefficient[0];
+  using Traits = Exp2Traits<T>;
+  using Int = typename ScalarTraits<T>::Int;
+  using I = Vec<Int, kLanes>;
+  const V shifted = x + ScalarTraits<T>::kRound;  // the integer part n in the low bits
+  const V f = x - (shifted - ScalarTraits<T>::kRound);
+  V p = V{} + Traits::kCoefficient[0];
 #pragma GCC unroll 16
-  for (int i = 1; i < Traits::kTerms; ++i) p = p * r + Traits::kCoefficient[i];
-  p = (p * r) * r + r + T(1);
-  // 2^n by adding n to the exponent: the integer in shifted's mantissa, moved up.
+  for (int i = 1; i < Traits::kTerms; ++i) p = p * f + Traits::kCoefficient[i];
+  p = p * f + T(1);
+  // 2^n by adding n to the exponent: the integer in shifted's mantissa, moved up. As long as
+  // `shifted` is positive its bits are in the order of its values.
   I bits, exponent;
   __builtin_memcpy(&bits, &p, sizeof(V));
   __builtin_memcpy(&exponent, &shifted, sizeof(V));
+  Int zero_bits;
+  const T round = ScalarTraits<T>::kRound;
+  __builtin_memcpy(&zero_bits, &round, sizeof(T));
+  const I low = I{} + (zero_bits - Traits::kBias + 2), high = I{} + (zero_bits + Traits::kBias - 1);
+  exponent = exponent < low ? low : exponent;
+  exponent = exponent > high ? high : exponent;
   bits += exponent << Traits::kMantissa;
   __builtin_memcpy(&p, &bits, sizeof(V));
   return p;
+}
+
+// 2^x of any x, saturating likewise.
+template <typename T, int kLanes>
+HOST_DEVICE Vec<T, kLanes> exp2(Vec<T, kLanes> x) {
+  const Vec<T, kLanes> highest = Vec<T, kLanes>{} + Exp2Traits<T>::kHighest;
+  return exp2_near<T, kLanes>(min(max(x, -highest), highest));
 }
 
 // rows[16][stride] -> columns[stride][16], for 4 x 4 tiles of 32-bit elements in registers.

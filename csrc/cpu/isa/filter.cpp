@@ -48,13 +48,13 @@ void side_factors(const LatticeView<T>& lattice, const cpu::FilterArguments& arg
   }
 }
 
-// Channels [first, first + count) with rows of kLanes * kParts values.
-template <typename T, int kLanes, int kParts>
+// Channels [first, first + count) with rows of kWidth values.
+template <typename T, int kWidth>
 void filter_tile(const LatticeView<T>& lattice, const cpu::FilterArguments& arguments,
                  int64_t first, int64_t count, const T* before, const T* after, T* rows,
                  const cpu::Executor& executor) {
-  using V = Vec<T, kLanes>;
-  constexpr int64_t kStride = kLanes * kParts;
+  using Values = Row<T, kWidth>;
+  constexpr int64_t kStride = kWidth;
   const int vertices = lattice.vertices_per_point;
   const auto bytes = static_cast<size_t>(count) * sizeof(T);
   const auto for_points = [&](int band, const auto& body) {
@@ -76,32 +76,27 @@ void filter_tile(const LatticeView<T>& lattice, const cpu::FilterArguments& argu
       }
       alignas(64) T padded[kStride] = {};
       __builtin_memcpy(padded, values + p * arguments.channels, bytes);
-      V x[kParts];
-      for (int i = 0; i < kParts; ++i) x[i] = load<V>(padded + i * kLanes) * before[p];
+      const Values x = Values::load(padded) * before[p];
       const int64_t record = p / kGroup * kGroup * vertices + p % kGroup;
       for (int r = 0; r < vertices; ++r) {
-        const T w = lattice.weight[record + r * kGroup];
-        T* to = band_rows + lattice.row[record + r * kGroup] * kStride;
-        for (int i = 0; i < kParts; ++i) {
-          store(to + i * kLanes, load<V>(to + i * kLanes) + w * x[i]);
-        }
+        x.add_scaled_to(lattice.weight[record + r * kGroup],
+                        band_rows + lattice.row[record + r * kGroup] * kStride);
       }
     });
   });
-  blur<T, kLanes, kParts>(lattice, rows, kStride, arguments.adjoint, executor);
+  blur<T, kWidth>(lattice, rows, kStride, arguments.adjoint, executor);
   parallel(executor, lattice.bands, [&](int band) {
     const T* band_rows = rows + lattice.row_base[band] * kStride;
     T* result = static_cast<T*>(arguments.result) + first;
     for_points(band, [&](int64_t p) {
-      V x[kParts] = {};
+      Values x = Values::zero();
       const int64_t record = p / kGroup * kGroup * vertices + p % kGroup;
       for (int r = 0; r < vertices; ++r) {
-        const T w = lattice.weight[record + r * kGroup];
-        const T* from = band_rows + lattice.row[record + r * kGroup] * kStride;
-        for (int i = 0; i < kParts; ++i) x[i] += w * load<V>(from + i * kLanes);
+        x.add_scaled(lattice.weight[record + r * kGroup],
+                     band_rows + lattice.row[record + r * kGroup] * kStride);
       }
       alignas(64) T padded[kStride];
-      for (int i = 0; i < kParts; ++i) store(padded + i * kLanes, x[i] * after[p]);
+      (x * after[p]).store(padded);
       __builtin_memcpy(result + p * arguments.channels, padded, bytes);
     });
   });
@@ -118,26 +113,20 @@ void filter_all(const cpu::FilterArguments& arguments, const cpu::Executor& exec
   parallel(executor, lattice.bands,
            [&](int band) { side_factors(lattice, arguments, band, before, after); });
 
-  constexpr int64_t kWidest = 32;
-  const int64_t widest = arguments.channels < kWidest ? (arguments.channels + 3) / 4 * 4 : kWidest;
-  const auto row_bytes = static_cast<size_t>(lattice.rows) *
-                             static_cast<size_t>(widest < 16 ? 16 : widest) * sizeof(T) +
-                         4096;
+  constexpr int kWidest = 32;
+  const int64_t widest = arguments.channels <= 4 ? 4 : arguments.channels <= 16 ? 16 : kWidest;
+  const auto row_bytes =
+      static_cast<size_t>(lattice.rows) * static_cast<size_t>(widest) * sizeof(T) + 4096;
   T* rows = static_cast<T*>(workspace.buffer(kRows).reserve(row_bytes, 0));
   for (int64_t first = 0; first < arguments.channels; first += kWidest) {
     const int64_t left = arguments.channels - first;
     const int64_t count = left < kWidest ? left : kWidest;
-    constexpr int kWide = kNativeLanes<T> < 16 ? kNativeLanes<T> : 16;
-    constexpr int kFour = kNativeLanes<T> < 4 ? kNativeLanes<T> : 4;
     if (count <= 4) {
-      filter_tile<T, kFour, 4 / kFour>(lattice, arguments, first, count, before, after, rows,
-                                       executor);
+      filter_tile<T, 4>(lattice, arguments, first, count, before, after, rows, executor);
     } else if (count <= 16) {
-      filter_tile<T, kWide, 16 / kWide>(lattice, arguments, first, count, before, after, rows,
-                                        executor);
+      filter_tile<T, 16>(lattice, arguments, first, count, before, after, rows, executor);
     } else {
-      filter_tile<T, kWide, 32 / kWide>(lattice, arguments, first, count, before, after, rows,
-                                        executor);
+      filter_tile<T, kWidest>(lattice, arguments, first, count, before, after, rows, executor);
     }
   }
 }

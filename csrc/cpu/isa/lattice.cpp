@@ -22,12 +22,13 @@ int band_count(int64_t points, int vertices, int threads) {
 }
 
 struct SectionWriter {
+  static constexpr int64_t kLine = 64;
   int64_t bytes = 0;
 
   // Room for count items at a cache line.
   int64_t add(int64_t count, size_t size) {
     const int64_t at = bytes;
-    bytes += (count * static_cast<int64_t>(size) + 63) / 64 * 64;
+    bytes += (count * static_cast<int64_t>(size) + kLine - 1) / kLine * kLine;
     return at;
   }
 };
@@ -127,6 +128,12 @@ void build(const cpu::FeatureSource& source, const KeyView& keys, const cpu::Exe
 
   char* out = static_cast<char*>(
       allocator.allocate(allocator.context, static_cast<size_t>(section.bytes)));
+  // The padding between the parts, so that equal lattices are equal byte by byte.
+  for (const int64_t end : {header.first_block, header.row_base, header.first_rows,
+                            header.copy_list, header.copy_cuts, header.ones, header.chain_cuts,
+                            header.chains, header.bytes}) {
+    __builtin_memset(out + end - SectionWriter::kLine, 0, SectionWriter::kLine);
+  }
   const auto put = [&](int64_t offset, const void* from, int64_t count, size_t size) {
     if (count > 0) __builtin_memcpy(out + offset, from, static_cast<size_t>(count) * size);
   };
@@ -153,9 +160,9 @@ void build(const cpu::FeatureSource& source, const KeyView& keys, const cpu::Exe
   auto* chain_cuts = reinterpret_cast<int64_t*>(out + header.chain_cuts);
   parallel(executor, vertices, [&](int axis) {
     list_chains(rows, next + axis * rows, has_previous + axis * rows,
-                chains + axis * header.chain_stride, parts, chain_cuts + axis * (parts + 1));
+                chains + axis * header.chain_stride, header.chain_stride, parts, chain_cuts + axis * (parts + 1));
   });
-  blur<T, 1, 1>(LatticeView<T>(point_section, out), ones, 1, false, executor);
+  blur<T, 1>(LatticeView<T>(point_section, out), ones, 1, false, executor);
 }
 
 }  // namespace

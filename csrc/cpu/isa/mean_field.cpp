@@ -3,6 +3,8 @@
 //
 //   Q <- softmax(logits);  repeat: Q <- softmax(logits - sum_k C_k(F_k(Q)))
 #include "../blur.h"
+#include "../folded_pass.h"
+#include "../general_pass.h"
 #include "../init_pass.h"
 #include "../memory.h"
 #include "tier.h"
@@ -11,9 +13,9 @@ namespace densecrf::inline DENSECRF_ISA {
 
 namespace {
 
-// Numbers of the workspace's buffers; four to a kernel from kKernels on.
+// Numbers of the workspace's buffers; those of a kernel follow one another from kKernels on.
 enum : size_t { kUnary, kKept, kScratch, kLists, kKernels };
-enum : size_t { kRowsA, kRowsB, kWeights, kScale, kBuffersPerKernel };
+enum : size_t { kRowsA, kRowsB, kOffsets, kWeights, kScale, kBuffersPerKernel };
 
 template <typename T>
 struct KernelState {
@@ -25,6 +27,7 @@ struct KernelState {
   T alpha;
   T* from;  // [rows, stride]: splatted, then blurred in place and sliced
   T* to;    // [rows, stride]: splatted into meanwhile
+  uint32_t* offset;
   T* weight;
   T* scale;
   const T* label_weight;
@@ -38,7 +41,7 @@ struct Span {
 
 // One inference. Spans that no two tasks share rows in are tasks of their own; lattices built with
 // different thread counts overlap in other ways and are then passed by one task.
-template <typename T, int kLanes, int kParts>
+template <typename T, int kWidth>
 class MeanField {
  public:
   MeanField(const cpu::MeanFieldArguments& arguments, const cpu::Executor& executor,
@@ -65,8 +68,8 @@ class MeanField {
     const bool iterate = arguments_.iterations > 0;
     for_each_span([&](int task, Span span, T* scratch) {
       (void)task;
-      init_pass<T, kLanes, kParts>(pass_, segment(task, span), folds(task, span),
-                                   static_cast<const T*>(arguments_.logits), iterate, scratch);
+      init_pass<T, kWidth>(pass_, segment(task, span), folds(task, span),
+                           static_cast<const T*>(arguments_.logits), iterate, scratch);
     });
     for (int64_t i = 0; i < arguments_.iterations; ++i) {
       blur_all();
@@ -80,7 +83,7 @@ class MeanField {
     }
     if (!keeps_) return;
     for_each_span([&](int, Span span, T* scratch) {
-      emit_kept<T, kLanes>(pass_, span.first_block * kBlock, groups(span), scratch);
+      write_kept<T>(pass_, span.first_block * kBlock, groups(span), scratch);
     });
   }
 
@@ -97,7 +100,7 @@ class MeanField {
     if (keeps_) pass_.kept = static_cast<T*>(workspace_.buffer(kKept).reserve(bytes, 0));
     const auto kernels = static_cast<size_t>(arguments_.kernel_count);
     const size_t spans = span_bound();
-    scratch_size_ = static_cast<size_t>(2 * kGroup + 4) * pass_.stride + 64;
+    scratch_size_ = static_cast<size_t>(Labels<T, kWidth>::scratch(pass_.stride)) + 64;
     scratch_ = static_cast<T*>(
         workspace_.buffer(kScratch).reserve(scratch_size_ * spans * sizeof(T), 0));
     const size_t label_weights =
@@ -138,6 +141,7 @@ class MeanField {
                     (given.normalization == cpu::Normalization::kSymmetric ||
                      given.normalization == cpu::Normalization::kNone);
     all_folded_ = all_folded_ && kernel.folded;
+    require_addressable(kernel.lattice);
     kernel.label_weight = potts ? nullptr : prepare_label_weights(k, given);
 
     // Buffers of one size start on huge pages, all at the same offset modulo 4096; staggered, their
@@ -147,18 +151,31 @@ class MeanField {
     const size_t base = kKernels + static_cast<size_t>(k) * kBuffersPerKernel;
     const auto rows = [&](size_t which) {
       char* data = static_cast<char*>(workspace_.buffer(base + which).reserve(row_bytes, 0));
-      return reinterpret_cast<T*>(data + (2 * static_cast<size_t>(k) % 4 + which) % 4 * 1024);
+      return reinterpret_cast<T*>(data + (3 * static_cast<size_t>(k) + which) * 256);
     };
     kernel.from = rows(kRowsA);
     kernel.to = rows(kRowsB);
     const size_t points = static_cast<size_t>(blocks_) * kBlock;
-    kernel.weight = static_cast<T*>(workspace_.buffer(base + kWeights)
-                                        .reserve(points * kernel.lattice.vertices_per_point *
-                                                         sizeof(T) + 4096, 0));
+    const size_t records = points * static_cast<size_t>(kernel.lattice.vertices_per_point);
+    kernel.offset = static_cast<uint32_t*>(
+        workspace_.buffer(base + kOffsets).reserve(records * sizeof(uint32_t), 0));
+    kernel.weight =
+        static_cast<T*>(workspace_.buffer(base + kWeights).reserve(records * sizeof(T), 0));
     kernel.scale = nullptr;
     if (!kernel.folded) {
       kernel.scale =
           static_cast<T*>(workspace_.buffer(base + kScale).reserve(points * sizeof(T), 0));
+    }
+  }
+
+  // The offsets of a band's rows fit 32 bits: at most 32 GiB of them.
+  void require_addressable(const LatticeView<T>& lattice) const {
+    const auto row_units =
+        static_cast<uint64_t>(pass_.stride) * sizeof(T) / kOffsetUnit;
+    for (int band = 0; band < lattice.bands; ++band) {
+      const auto rows =
+          static_cast<uint64_t>(lattice.row_base[band + 1] - lattice.row_base[band]);
+      if (rows * row_units > 0xffffffffu) cpu::fail_too_many_vertices(static_cast<int64_t>(rows));
     }
   }
 
@@ -227,7 +244,7 @@ class MeanField {
       const int64_t point = span.first_block * kBlock;
       const int64_t record = point * lattice.vertices_per_point;
       const int64_t base = lattice.row_base[band] * pass_.stride;
-      list[k] = {lattice.row + record,
+      list[k] = {kernel.offset + record,
                  kernel.weight + record,
                  kernel.scale == nullptr ? nullptr : kernel.scale + point,
                  kernel.from + base,
@@ -249,6 +266,7 @@ class MeanField {
       const int64_t point = span.first_block * kBlock;
       const int64_t record = point * lattice.vertices_per_point;
       list[k] = {lattice.row + record,
+                 kernel.offset + record,
                  lattice.weight + record,
                  lattice.ones + lattice.row_base[band],
                  kernel.weight + record,
@@ -269,12 +287,9 @@ class MeanField {
       T* splatted = kernel.to;
       kernel.to = kernel.from;
       kernel.from = splatted;
-      if constexpr (kParts > 0) {
-        blur<T, kLanes, kParts>(kernel.lattice, kernel.from, pass_.stride, false, executor_);
-      } else {
-        for (int64_t c = 0; c < pass_.stride; c += kLanes) {
-          blur<T, kLanes, 1>(kernel.lattice, kernel.from + c, pass_.stride, false, executor_);
-        }
+      constexpr int kChunk = Labels<T, kWidth>::kChunk;
+      for (int64_t c = 0; c < pass_.stride; c += kChunk) {
+        blur<T, kChunk>(kernel.lattice, kernel.from + c, pass_.stride, false, executor_);
       }
     }
   }
@@ -285,10 +300,13 @@ class MeanField {
     const int second = arguments_.kernel_count > 1 ? kernels_[1].lattice.vertices_per_point : 0;
     const bool image_crf = arguments_.kernel_count == 2 && first == 3 && second == 6;
     for_each_span([&](int task, Span span, T* scratch) {
-      if (kParts > 0 && image_crf) {
-        folded_pass<T, kLanes, kParts, 3, 6, kSplat>(pass_, segment(task, span), scratch);
+      const Segment<T> here = segment(task, span);
+      if (kWidth > 0 && image_crf) {
+        kSplat ? folded_pass<T, kWidth, 3, 6>(pass_, here, scratch)
+               : folded_last_pass<T, kWidth, 3, 6>(pass_, here, scratch);
       } else {
-        folded_pass<T, kLanes, kParts, 0, 0, kSplat>(pass_, segment(task, span), scratch);
+        kSplat ? folded_pass<T, kWidth, 0, 0>(pass_, here, scratch)
+               : folded_last_pass<T, kWidth, 0, 0>(pass_, here, scratch);
       }
     });
   }
@@ -297,7 +315,7 @@ class MeanField {
   T update_general() {
     for_each_span([&](int task, Span span, T* scratch) {
       changes_[task] =
-          general_pass<T, kLanes, kParts, kSplat>(pass_, segment(task, span), scratch);
+          general_pass<T, kWidth, kSplat>(pass_, segment(task, span), scratch);
     });
     T change = T(0);
     for (int s = 0; s < span_count_; ++s) change = changes_[s] > change ? changes_[s] : change;
@@ -323,32 +341,23 @@ class MeanField {
   T* changes_ = nullptr;
 };
 
-// kWidth labels in the widest vectors that divide it.
-template <int kWidth>
-void run_fixed(const cpu::MeanFieldArguments& arguments, const cpu::Executor& executor) {
-  constexpr int kDivisor = kWidth % 16 == 0 ? 16 : kWidth % 8 == 0 ? 8 : 4;
-  constexpr int kLanes = kDivisor < kNativeLanes<float> ? kDivisor : kNativeLanes<float>;
-  MeanField<float, kLanes, kWidth / kLanes>(arguments, executor, kWidth).run();
-}
-
-template <typename T>
-void run_any_width(const cpu::MeanFieldArguments& arguments, const cpu::Executor& executor) {
-  constexpr int64_t kUnit = 16;
-  const int64_t stride = (arguments.classes + kUnit - 1) / kUnit * kUnit;
-  MeanField<T, kNativeLanes<T>, 0>(arguments, executor, stride).run();
+template <typename T, int kWidth>
+void run(const cpu::MeanFieldArguments& arguments, const cpu::Executor& executor) {
+  constexpr int64_t kUnit = Labels<T, kWidth>::kChunk;
+  MeanField<T, kWidth>(arguments, executor, (arguments.classes + kUnit - 1) / kUnit * kUnit).run();
 }
 
 }  // namespace
 
 void mean_field(cpu::Scalar scalar, const cpu::MeanFieldArguments& arguments,
                 const cpu::Executor& executor) {
-  if (scalar == cpu::Scalar::kFloat64) return run_any_width<double>(arguments, executor);
-  if (arguments.classes <= 4) return run_fixed<4>(arguments, executor);
-  if (arguments.classes <= 8) return run_fixed<8>(arguments, executor);
-  if (arguments.classes <= 16) return run_fixed<16>(arguments, executor);
-  if (arguments.classes <= 24) return run_fixed<24>(arguments, executor);
-  if (arguments.classes <= 32) return run_fixed<32>(arguments, executor);
-  run_any_width<float>(arguments, executor);
+  if (scalar == cpu::Scalar::kFloat64) return run<double, 0>(arguments, executor);
+  if (arguments.classes <= 4) return run<float, 4>(arguments, executor);
+  if (arguments.classes <= 8) return run<float, 8>(arguments, executor);
+  if (arguments.classes <= 16) return run<float, 16>(arguments, executor);
+  if (arguments.classes <= 24) return run<float, 24>(arguments, executor);
+  if (arguments.classes <= 32) return run<float, 32>(arguments, executor);
+  run<float, 0>(arguments, executor);
 }
 
 }  // namespace densecrf::inline DENSECRF_ISA

@@ -1,0 +1,91 @@
+// The pass of a mean-field iteration for everything that does not fold into the point weights: any
+// normalisation and label compatibility, damping, and Q kept between iterations.
+#pragma once
+
+#include "output.h"
+#include "softmax.h"
+
+namespace densecrf::inline DENSECRF_ISA {
+
+// x <- x + C_k(message): the message of one kernel to a point, scaled, through its label
+// compatibility.
+template <typename T, int kWidth>
+HOST_DEVICE void add_message(const Labels<T, kWidth>& labels, const PassKernel<T>& kernel,
+                             int64_t classes, int64_t point,
+                             const typename Labels<T, kWidth>::Chunk* message,
+                             typename Labels<T, kWidth>::Chunk* x) {
+  using Chunk = typename Labels<T, kWidth>::Chunk;
+  const T scale = kernel.scale == nullptr ? T(1) : kernel.scale[point];
+  switch (kernel.compatibility) {
+    case cpu::Compatibility::kPotts:
+      for (int i = 0; i < labels.chunks(); ++i) x[i] += message[i] * scale;
+      break;
+    case cpu::Compatibility::kPerClass:
+      for (int i = 0; i < labels.chunks(); ++i) {
+        x[i] += message[i] * scale * Chunk::load(kernel.label_weight + i * labels.kChunk);
+      }
+      break;
+    case cpu::Compatibility::kMatrix:
+      for (int64_t c = 0; c < classes; ++c) {
+        const T* column = kernel.label_weight + c * labels.stride();
+        const T value = scale * reinterpret_cast<const T*>(message)[c];
+        for (int i = 0; i < labels.chunks(); ++i) {
+          x[i].add_scaled(value, column + i * labels.kChunk);
+        }
+      }
+      break;
+  }
+}
+
+// Returns the largest change of a kept Q.
+template <typename T, int kWidth, bool kSplat>
+T general_pass(const PassArguments<T>& pass, const Segment<T>& segment, T* scratch) {
+  const Labels<T, kWidth> labels{pass.stride};
+  using Chunk = typename Labels<T, kWidth>::Chunk;
+  T* values = scratch;                             // [16, stride]
+  T* columns = values + kGroup * labels.stride();  // [stride, 16]
+  Chunk* x = reinterpret_cast<Chunk*>(columns + kGroup * labels.stride());
+  Chunk* message = x + labels.chunks();
+  Chunk* saved = message + labels.chunks();
+  const bool emits = !kSplat && pass.kept == nullptr;
+  Chunk change = Chunk::zero();
+  for (int64_t g = 0; g < segment.groups; ++g) {
+    if constexpr (kSplat) clear_new_rows(segment, g, labels.stride());
+    const int64_t first = segment.first_point + g * kGroup;
+    for (int q = 0; q < kGroup; ++q) {
+      labels.load(x, pass.unary + (first + q) * labels.stride());
+      for (int k = 0; k < segment.kernel_count; ++k) {
+        const PassKernel<T>& kernel = segment.kernels[k];
+        for (int i = 0; i < labels.chunks(); ++i) message[i] = Chunk::zero();
+        slice_point<0>(labels, kernel, g * kGroup * kernel.vertices + q, message);
+        add_message(labels, kernel, pass.classes, g * kGroup + q, message, x);
+      }
+      if (emits && pass.output == cpu::Output::kLogits) {
+        log_softmax(labels, x, saved);
+      } else if (!emits || pass.output == cpu::Output::kProbabilities) {
+        softmax(labels, x, saved);
+      }
+      if (pass.kept != nullptr && first + q < pass.points) {
+        T* kept = pass.kept + (first + q) * labels.stride();
+        for (int i = 0; i < labels.chunks(); ++i) {
+          const Chunk old = Chunk::load(kept + i * labels.kChunk);
+          x[i] += (old - x[i]) * pass.damping;
+          change = change.larger((x[i] - old).larger(old - x[i]));
+          x[i].store(kept + i * labels.kChunk);
+        }
+      }
+      if constexpr (kSplat) {
+        for (int k = 0; k < segment.kernel_count; ++k) {
+          const PassKernel<T>& kernel = segment.kernels[k];
+          splat_point<0>(labels, kernel, g * kGroup * kernel.vertices + q, x);
+        }
+      } else {
+        labels.store(x, values + q * labels.stride());
+      }
+    }
+    if (emits) write_result(pass, first, values, columns);
+  }
+  return change.maximum();
+}
+
+}  // namespace densecrf::inline DENSECRF_ISA
