@@ -125,9 +125,9 @@ def compare(
     logits = blobs(image, labels)
     lattices = image_lattices(image.to(device), float(sxy), float(srgb))
     weights = WEIGHTS
-    if mode == "none":  # messages of the size that the other modes have
+    if mode == "none":  # messages as large as in the other modes, and rounding errors too
         ones = torch.ones(1, logits[0, 0].numel(), 1, device=device)
-        mass = [float(ops.lattice_filter(*x, ones, "none", False).mean()) for x in lattices]
+        mass = [float(ops.lattice_filter(*x, ones, "none", False).max()) for x in lattices]
         weights = (WEIGHTS[0] / mass[0], WEIGHTS[1] / mass[1])
     expected = pydensecrf_q(image, logits, sxy, srgb, mode, weights)
     for iterations, theirs in expected.items():
