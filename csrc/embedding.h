@@ -1,4 +1,5 @@
-// One point's place in the permutohedral lattice: elevation, enclosing simplex, barycentric weights.
+// One point's place in the permutohedral lattice: elevation, enclosing simplex, barycentric
+// weights.
 //
 // Adams, Baek and Davis 2010, section 3.1; the order of the floating-point operations is that of
 // Kraehenbuehl's DenseCRF code, so that float32 points land on the same vertices. Must be compiled
@@ -20,13 +21,13 @@ struct ScalarTraits;
 template <>
 struct ScalarTraits<float> {
   using Int = int32_t;
-  static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23
+  static constexpr float kRound = 12582912.0f;      // 1.5 * 2^23
   static constexpr double kMaxElevated = 131072.0;  // 2^17
 };
 template <>
 struct ScalarTraits<double> {
   using Int = int64_t;
-  static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
+  static constexpr double kRound = 6755399441055744.0;      // 1.5 * 2^52
   static constexpr double kMaxElevated = 70368744177664.0;  // 2^46
 };
 

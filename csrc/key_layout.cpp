@@ -18,8 +18,8 @@ struct Range {
   int64_t high;
 };
 
-// Where coordinate j of a vertex can lie: elevated_j = sum_{m > j} c_m - j c_j for points in the box
-// (c_1 .. c_d the scaled features), a simplex around them, one neighbour query beyond.
+// Where coordinate j of a vertex can lie: elevated_j = sum_{m > j} c_m - j c_j for points in the
+// box (c_1 .. c_d the scaled features), a simplex around them, one neighbour query beyond.
 std::vector<Range> coordinate_ranges(const std::vector<double>& low,
                                      const std::vector<double>& high, double max_elevated) {
   const int d = static_cast<int>(low.size());
@@ -39,7 +39,8 @@ std::vector<Range> coordinate_ranges(const std::vector<double>& low,
     if (!(reach < max_elevated)) {
       std::ostringstream message;
       message << "features span too many bandwidths for their dtype: lattice coordinate " << j
-              << " reaches " << reach << ", at most " << max_elevated << " is resolved; use larger bandwidths or float64";
+              << " reaches " << reach << ", at most " << max_elevated
+              << " is resolved; use larger bandwidths or float64";
       throw std::invalid_argument(message.str());
     }
     ranges.push_back({static_cast<int64_t>(std::floor(from - guard)),
@@ -93,8 +94,6 @@ KeyLayout::KeyLayout(const std::vector<double>& low, const std::vector<double>& 
   }
 }
 
-KeyView KeyLayout::view() const {
-  return {words_, factor_.data(), origin_.data(), step_.data()};
-}
+KeyView KeyLayout::view() const { return {words_, factor_.data(), origin_.data(), step_.data()}; }
 
 }  // namespace densecrf

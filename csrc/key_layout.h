@@ -1,4 +1,5 @@
-// How a lattice vertex becomes a key of 64-bit words: additive fields, as narrow as the points allow.
+// How a lattice vertex becomes a key of 64-bit words: additive fields, as narrow as the points
+// allow.
 //
 // A vertex has d+1 integer coordinates of sum zero. d of them identify it (the one of widest range
 // is left out), each in a field of its own: key = sum_i (coordinate_i - low_i) << shift_i. The map

@@ -1,6 +1,6 @@
-// The CPU backend's surface: plain structs in, plain memory out. It knows no torch; its caller lends
-// it threads and memory. The whole backend is compiled once per instruction set (cpu/isa/) and
-// backend() picks one at run time.
+// The CPU backend's surface: plain structs in, plain memory out. It knows no torch; its caller
+// lends it threads and memory. The whole backend is compiled once per instruction set (cpu/isa/)
+// and backend() picks one at run time.
 #pragma once
 
 #include <cstddef>

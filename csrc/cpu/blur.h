@@ -49,7 +49,8 @@ void blur(const LatticeView<T>& lattice, T* rows, int64_t stride, bool reverse,
       }
     });
   };
-  for_copies([](T* primary, T* copy) { (Values::load(primary) + Values::load(copy)).store(primary); });
+  for_copies(
+      [](T* primary, T* copy) { (Values::load(primary) + Values::load(copy)).store(primary); });
   const int axes = lattice.vertices_per_point;
   for (int step = 0; step < axes; ++step) {
     const int axis = reverse ? axes - 1 - step : step;

@@ -60,8 +60,7 @@ class ScaledFeatures {
     for (int m = 0; m < source_.dimensions; ++m) {
       const T scale = feature_scale<T>(m, source_.dimensions);
       for (int q = 0; q < n; ++q) {
-        to[m * kBlock + q] =
-            from[q * source_.point_stride + m * source_.dimension_stride] * scale;
+        to[m * kBlock + q] = from[q * source_.point_stride + m * source_.dimension_stride] * scale;
       }
     }
   }
@@ -93,8 +92,7 @@ class ScaledFeatures {
 
   void fill_channel(int64_t first, int n, int channel, T* to) const {
     const T sigma = static_cast<T>(source_.channel_sigma[channel]);
-    const T scale =
-        feature_scale<T>(source_.grid_dimensions + channel, source_.dimensions);
+    const T scale = feature_scale<T>(source_.grid_dimensions + channel, source_.dimensions);
     const int64_t* stride = source_.grid_stride;
     for_each_line(first, n, [&](int q, int count, int64_t x, int64_t y, int64_t z) {
       const int64_t at =

@@ -3,70 +3,19 @@
 // splat of the next iteration. Q itself stays in registers.
 #pragma once
 
+#include "fold.h"
+#include "kernel_list.h"
 #include "output.h"
 #include "softmax.h"
 
 namespace densecrf::inline DENSECRF_ISA {
 
-// The kernels of a segment: two with kFirst and kSecond vertices per point, held in the object
-// itself so that no store to a row can seem to change them, or (kFirst = 0) any list.
-template <typename T, int kFirst, int kSecond>
-struct KernelList {
-  PassKernel<T> first{}, second{};
-  const PassKernel<T>* all;
-  int count;
-
-  HOST_DEVICE explicit KernelList(const Segment<T>& segment)
-      : all(segment.kernels), count(segment.kernel_count) {
-    if constexpr (kFirst > 0) {
-      first = segment.kernels[0];
-      second = segment.kernels[1];
-    }
-  }
-
-  // visit<vertices>(kernel), vertices 0 where only the kernel knows.
-  template <typename Visit>
-  HOST_DEVICE void for_each(const Visit& visit) const {
-    if constexpr (kFirst > 0) {
-      visit.template operator()<kFirst>(first);
-      visit.template operator()<kSecond>(second);
-    } else {
-      for (int k = 0; k < count; ++k) visit.template operator()<0>(all[k]);
-    }
-  }
-};
-
-// x <- unary + the messages of all kernels to point q of the group.
-template <typename T, int kWidth, int kFirst, int kSecond>
-HOST_DEVICE void slice_all(const Labels<T, kWidth>& labels,
-                           const KernelList<T, kFirst, kSecond>& kernels, const T* unary,
-                           int64_t group, int q, typename Labels<T, kWidth>::Chunk* x) {
-  constexpr int64_t kLine = 64 / sizeof(T);
-  const T* at = unary + (group * kGroup + q) * labels.stride();
-  prefetch(at + kGroup * labels.stride());
-  prefetch(at + kGroup * labels.stride() + kLine);
-  labels.load(x, at);
-  kernels.for_each([&]<int kVertices>(const PassKernel<T>& kernel) ALWAYS_INLINE {
-    const int vertices = kVertices > 0 ? kVertices : kernel.vertices;
-    slice_point<kVertices>(labels, kernel, group * kGroup * vertices + q, x);
-  });
-}
-
-template <typename T, int kWidth, int kFirst, int kSecond>
-HOST_DEVICE void splat_all(const Labels<T, kWidth>& labels,
-                           const KernelList<T, kFirst, kSecond>& kernels, int64_t group, int q,
-                           const typename Labels<T, kWidth>::Chunk* x) {
-  kernels.for_each([&]<int kVertices>(const PassKernel<T>& kernel) ALWAYS_INLINE {
-    const int vertices = kVertices > 0 ? kVertices : kernel.vertices;
-    splat_point<kVertices>(labels, kernel, group * kGroup * vertices + q, x);
-  });
-}
-
-// Four points are in flight, one in each stage, so that the chain of operations on one point does
-// not bound the speed.
-template <typename T, int kWidth, int kFirst, int kSecond>
-void folded_pass(const PassArguments<T>& pass, const Segment<T>& segment, T* scratch) {
-  const Labels<T, kWidth> labels{pass.stride};
+// prepare(group) is called before a group's unaries are read; without kSlice there are no messages
+// yet. Four points are in flight, one in each stage, so that the chain of operations on one point
+// does not bound the speed.
+template <int kFirst, int kSecond, bool kSlice, typename T, int kWidth, typename Prepare>
+HOST_DEVICE void splat_pass(const Labels<T, kWidth>& labels, const PassArguments<T>& pass,
+                            const Segment<T>& segment, T* scratch, const Prepare& prepare) {
   using Chunk = typename Labels<T, kWidth>::Chunk;
   constexpr int kFixed = kWidth > 0 ? 3 : 1;
   constexpr int kLag = 3;  // stages behind the first
@@ -79,8 +28,16 @@ void folded_pass(const PassArguments<T>& pass, const Segment<T>& segment, T* scr
   T inverse = T(0);
   const KernelList<T, kFirst, kSecond> kernels(segment);
   const T* unary = pass.unary + segment.first_point * labels.stride();
+  const auto logits_of = [&](int64_t group, int q, Chunk* x) ALWAYS_INLINE {
+    if constexpr (kSlice) {
+      slice_all(labels, kernels, unary, group, q, x);
+    } else {
+      labels.load(x, unary + (group * kGroup + q) * labels.stride());
+    }
+  };
 
   for (int64_t g = 0; g < segment.groups; ++g) {
+    prepare(g);
     clear_new_rows(segment, g, labels.stride());
     for (int q = 0; q < kGroup + kLag; ++q) {
       if (q >= 3) {
@@ -90,7 +47,7 @@ void folded_pass(const PassArguments<T>& pass, const Segment<T>& segment, T* scr
       if (q >= 2 && q < kGroup + 2) {
         T sum = sum_of(labels, terms);
         if (!is_safe(sum)) {  // rare: the logits are computed again
-          slice_all(labels, kernels, unary, g, q - 2, terms);
+          logits_of(g, q - 2, terms);
           sum = shifted_exponentials(labels, terms).sum;
         }
         inverse = T(1) / sum;
@@ -100,9 +57,28 @@ void folded_pass(const PassArguments<T>& pass, const Segment<T>& segment, T* scr
         labels.copy(logits, terms);
         exponentials(labels, terms);
       }
-      if (q < kGroup) slice_all(labels, kernels, unary, g, q, logits);
+      if (q < kGroup) logits_of(g, q, logits);
     }
   }
+}
+
+// The pass of every iteration but the last.
+template <typename T, int kWidth, int kFirst, int kSecond>
+void folded_pass(const PassArguments<T>& pass, const Segment<T>& segment, T* scratch) {
+  const Labels<T, kWidth> labels{pass.stride};
+  splat_pass<kFirst, kSecond, true>(labels, pass, segment, scratch, [](int64_t) {});
+}
+
+// The pass before the first iteration.
+template <typename T, int kWidth, int kFirst, int kSecond>
+void folded_init_pass(const PassArguments<T>& pass, const Segment<T>& segment,
+                      const FoldKernel<T>* folds, const T* logits, T* scratch) {
+  const Labels<T, kWidth> labels{pass.stride};
+  T* columns = scratch + kGroup * labels.stride();
+  splat_pass<kFirst, kSecond, false>(labels, pass, segment, scratch, [&](int64_t g) ALWAYS_INLINE {
+    load_unaries(pass, logits, segment.first_point + g * kGroup, columns);
+    for (int k = 0; k < segment.kernel_count; ++k) fold_group(folds[k], g, labels.stride());
+  });
 }
 
 // The last pass: the result is written instead of splatted.

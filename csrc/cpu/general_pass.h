@@ -2,6 +2,7 @@
 // normalisation and label compatibility, damping, and Q kept between iterations.
 #pragma once
 
+#include "fold.h"
 #include "output.h"
 #include "softmax.h"
 
@@ -34,6 +35,34 @@ HOST_DEVICE void add_message(const Labels<T, kWidth>& labels, const PassKernel<T
         }
       }
       break;
+  }
+}
+
+// The pass before the first iteration; it splats only if there is one.
+template <typename T, int kWidth>
+void general_init_pass(const PassArguments<T>& pass, const Segment<T>& segment,
+                       const FoldKernel<T>* folds, const T* logits, bool splat, T* scratch) {
+  const Labels<T, kWidth> labels{pass.stride};
+  using Chunk = typename Labels<T, kWidth>::Chunk;
+  T* columns = scratch + kGroup * labels.stride();
+  Chunk* x = reinterpret_cast<Chunk*>(columns + kGroup * labels.stride());
+  Chunk* saved = x + labels.chunks();
+  for (int64_t g = 0; g < segment.groups; ++g) {
+    const int64_t first = segment.first_point + g * kGroup;
+    load_unaries(pass, logits, first, columns);
+    if (splat) clear_new_rows(segment, g, labels.stride());
+    for (int k = 0; splat && k < segment.kernel_count; ++k) {
+      fold_group(folds[k], g, labels.stride());
+    }
+    for (int q = 0; q < kGroup; ++q) {
+      labels.load(x, pass.unary + (first + q) * labels.stride());
+      softmax(labels, x, saved);
+      if (pass.kept != nullptr) labels.store(x, pass.kept + (first + q) * labels.stride());
+      for (int k = 0; splat && k < segment.kernel_count; ++k) {
+        const PassKernel<T>& kernel = segment.kernels[k];
+        splat_point<0>(labels, kernel, g * kGroup * kernel.vertices + q, x);
+      }
+    }
   }
 }
 

@@ -64,24 +64,22 @@ struct KeyTable {
     }
   }
 
-  // Claims or finds the slot of a one-word key and keeps the smallest row offered for it; any number
-  // of threads at once. What a later find returns does not depend on their order.
+  // Claims or finds the slot of a one-word key and keeps the smallest row offered for it; any
+  // number of threads at once. What a later find returns does not depend on their order.
   HOST_DEVICE uint64_t offer(uint64_t key, uint32_t row) const {
     uint64_t at = home(key);
     for (;;) {
       uint64_t seen = __atomic_load_n(&slots[at].key, __ATOMIC_RELAXED);
-      if (seen == kNoKey &&
-          __atomic_compare_exchange_n(&slots[at].key, &seen, key, false, __ATOMIC_RELAXED,
-                                      __ATOMIC_RELAXED)) {
+      if (seen == kNoKey && __atomic_compare_exchange_n(&slots[at].key, &seen, key, false,
+                                                        __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
         seen = key;
       }
       if (seen == key) break;
       at = (at + 1) & mask();
     }
     uint32_t lowest = __atomic_load_n(&slots[at].row, __ATOMIC_RELAXED);
-    while (row < lowest &&
-           !__atomic_compare_exchange_n(&slots[at].row, &lowest, row, false, __ATOMIC_RELAXED,
-                                        __ATOMIC_RELAXED)) {
+    while (row < lowest && !__atomic_compare_exchange_n(&slots[at].row, &lowest, row, false,
+                                                        __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
     }
     return at;
   }

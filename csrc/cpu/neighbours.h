@@ -14,9 +14,9 @@ struct Assembly {
   int band_count;
   const int64_t* row_base;  // [band_count + 1]
   KeyView keys;
-  KeyTable table;        // key -> primary row
-  uint32_t* slot_of;     // [rows], or null with one band
-  cpu::Copy* copies;     // by primary row
+  KeyTable table;     // key -> primary row
+  uint32_t* slot_of;  // [rows], or null with one band
+  cpu::Copy* copies;  // by primary row
   int64_t copy_count;
 
   HOST_DEVICE int64_t rows() const { return row_base[band_count]; }

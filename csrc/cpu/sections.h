@@ -5,9 +5,9 @@
 //   vertices  a header, then chains, copies, zeroing marks and the filter of ones.
 //
 // Points are cut into bands of whole blocks, one per thread of the build. Every band numbers the
-// vertices it touches by itself, in order of first touch; rows of band b are stored from row_base[b].
-// A vertex touched by several bands has its primary row in the first of them and copies in the
-// others: copies are added to the primary before a blur and refreshed after it.
+// vertices it touches by itself, in order of first touch; rows of band b are stored from
+// row_base[b]. A vertex touched by several bands has its primary row in the first of them and
+// copies in the others: copies are added to the primary before a blur and refreshed after it.
 #pragma once
 
 #include <cstddef>
@@ -18,8 +18,8 @@
 
 namespace densecrf::inline DENSECRF_ISA {
 
-constexpr int kGroup = 16;   // points whose records are interleaved
-constexpr int kBlock = 64;   // points embedded, and rows zeroed, at a time
+constexpr int kGroup = 16;     // points whose records are interleaved
+constexpr int kBlock = 64;     // points embedded, and rows zeroed, at a time
 constexpr int kChainPad = 32;  // entries behind a chain list that may be read ahead
 
 // Offsets are in bytes from the start of the block.
@@ -30,9 +30,9 @@ struct VertexHeader {
   int32_t dimensions;
   int32_t scalar;
   int32_t bands;
-  int32_t parts;        // every chain list is cut into so many
-  int64_t rows;         // copies included
-  int64_t vertices;     // copies excluded
+  int32_t parts;     // every chain list is cut into so many
+  int64_t rows;      // copies included
+  int64_t vertices;  // copies excluded
   int64_t copies;
   int64_t first_block;  // int64 [bands + 1]: first block of every band
   int64_t row_base;     // int64 [bands + 1]

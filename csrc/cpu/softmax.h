@@ -16,8 +16,7 @@ HOST_DEVICE void exponentials(const Labels<T, kWidth>& labels,
 }
 
 template <typename T, int kWidth>
-HOST_DEVICE T sum_of(const Labels<T, kWidth>& labels,
-                     const typename Labels<T, kWidth>::Chunk* x) {
+HOST_DEVICE T sum_of(const Labels<T, kWidth>& labels, const typename Labels<T, kWidth>::Chunk* x) {
   auto sum = x[0];
   for (int i = 1; i < labels.chunks(); ++i) sum += x[i];
   return sum.sum();
@@ -62,8 +61,7 @@ HOST_DEVICE void softmax(const Labels<T, kWidth>& labels, typename Labels<T, kWi
 
 // x <- log softmax(x ln 2); `saved` is scratch.
 template <typename T, int kWidth>
-HOST_DEVICE void log_softmax(const Labels<T, kWidth>& labels,
-                             typename Labels<T, kWidth>::Chunk* x,
+HOST_DEVICE void log_softmax(const Labels<T, kWidth>& labels, typename Labels<T, kWidth>::Chunk* x,
                              typename Labels<T, kWidth>::Chunk* saved) {
   labels.copy(x, saved);
   const ShiftedSum<T> total = shifted_exponentials(labels, x);

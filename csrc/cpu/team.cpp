@@ -33,8 +33,7 @@ void Team::run_phase(void* self, int tasks, void (*body)(void*, int), void* cont
   team.context_ = context;
   team.done_.store(0, std::memory_order_relaxed);
   const uint32_t phase = phase_of(team.open_.load(std::memory_order_relaxed)) + 1;
-  team.open_.store(uint64_t{phase} << 32 | static_cast<uint32_t>(tasks),
-                   std::memory_order_release);
+  team.open_.store(uint64_t{phase} << 32 | static_cast<uint32_t>(tasks), std::memory_order_release);
   team.work(phase);
   wait_until([&] { return team.done_.load(std::memory_order_acquire) == tasks; });
   if (team.failure_) std::rethrow_exception(std::exchange(team.failure_, nullptr));

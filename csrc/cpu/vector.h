@@ -92,8 +92,8 @@ HOST_DEVICE void split(V v, Half& low, Half& high) {
   }
 }
 
-// The lanes of v combined by `op` (an associative function of two vectors), by halving; the order is
-// fixed. Four lanes and fewer stay in a register of their size.
+// The lanes of v combined by `op` (an associative function of two vectors), by halving; the order
+// is fixed. Four lanes and fewer stay in a register of their size.
 template <typename T, int kLanes, typename Op>
 HOST_DEVICE T combine_lanes(Vec<T, kLanes> v, const Op& op) {
   if constexpr (kLanes == 1) {
@@ -138,14 +138,14 @@ struct Exp2Traits<double> {
   static constexpr int kMantissa = 52, kBias = 1023;
   static constexpr int kTerms = 13;
   static constexpr double kCoefficient[kTerms] = {
-      1.3691488853904124e-12, 2.5678435993488196e-11, 4.44553827187081e-10, 7.054911620801121e-9,
+      1.3691488853904124e-12, 2.5678435993488196e-11, 4.44553827187081e-10,  7.054911620801121e-9,
       1.0178086009239696e-7,  1.3215486790144305e-6,  1.5252733804059838e-5, 1.5403530393381606e-4,
       1.3333558146428441e-3,  9.618129107628477e-3,   5.5504108664821576e-2, 2.402265069591007e-1,
       6.931471805599453e-1};
 };
 
-// 2^x for |x| < 1e6: the exponent saturates, so that the result is a normal number, too large or too
-// small beyond the range of T. Farther out the result is anything, NaN included.
+// 2^x for |x| < 1e6: the exponent saturates, so that the result is a normal number, too large or
+// too small beyond the range of T. Farther out the result is anything, NaN included.
 template <typename T, int kLanes>
 HOST_DEVICE Vec<T, kLanes> exp2_near(Vec<T, kLanes> x) {
   using V = Vec<T, kLanes>;

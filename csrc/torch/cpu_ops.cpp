@@ -24,8 +24,8 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Calls lead(executor) with a team of torch's intra-op threads behind it. Task 0 leads; should torch
-// run the tasks one after another, it has finished before a helper looks.
+// Calls lead(executor) with a team of torch's intra-op threads behind it. Task 0 leads; should
+// torch run the tasks one after another, it has finished before a helper looks.
 template <typename Lead>
 void on_torch_threads(const Lead& lead) {
   const auto threads = static_cast<int>(torch::stable::get_num_threads());
@@ -108,9 +108,9 @@ const VertexHeader& header_at(const Tensor& vertices, int64_t offset) {
 class Lattices {
  public:
   Lattices(const Tensor& points, const Tensor& vertices) : points_(points), vertices_(vertices) {
-    STD_TORCH_CHECK(points.scalar_type() == ScalarType::Byte && points.dim() == 2 &&
-                        points.is_contiguous(),
-                    "points must be a contiguous uint8 [B, bytes], got ", shape_of(points));
+    STD_TORCH_CHECK(
+        points.scalar_type() == ScalarType::Byte && points.dim() == 2 && points.is_contiguous(),
+        "points must be a contiguous uint8 [B, bytes], got ", shape_of(points));
     STD_TORCH_CHECK(vertices.scalar_type() == ScalarType::Byte && vertices.dim() == 1 &&
                         vertices.is_contiguous(),
                     "vertices must be a contiguous uint8 [bytes], got ", shape_of(vertices));
@@ -118,8 +118,8 @@ class Lattices {
       offsets_.push_back(offset);
       offset += header_at(vertices, offset).bytes;
     }
-    STD_TORCH_CHECK(size() == points.size(0), "points holds ", points.size(0),
-                    " images, vertices ", size());
+    STD_TORCH_CHECK(size() == points.size(0), "points holds ", points.size(0), " images, vertices ",
+                    size());
     for (int64_t b = 0; b < size(); ++b) {
       const VertexHeader& h = header(b);
       const auto scalar = static_cast<cpu::Scalar>(h.scalar);
@@ -147,8 +147,8 @@ class Lattices {
     STD_TORCH_CHECK(size() == batch || size() == 1, values, " holds ", batch,
                     " images, the lattice ", size());
     for (int64_t b = 0; b < size(); ++b) {
-      STD_TORCH_CHECK(header(b).points == points, values, " has ", points,
-                      " points, the lattice ", header(b).points);
+      STD_TORCH_CHECK(header(b).points == points, values, " has ", points, " points, the lattice ",
+                      header(b).points);
       STD_TORCH_CHECK(header(b).scalar == static_cast<int32_t>(scalar), values,
                       " must have the lattice's dtype");
     }
@@ -160,11 +160,12 @@ class Lattices {
 };
 
 // Builds one lattice for each source. A single vertex section is written where it stays.
-std::tuple<Tensor, Tensor> build(cpu::Scalar scalar, const std::vector<cpu::FeatureSource>& sources) {
+std::tuple<Tensor, Tensor> build(cpu::Scalar scalar,
+                                 const std::vector<cpu::FeatureSource>& sources) {
   const auto batch = static_cast<int64_t>(sources.size());
   const cpu::FeatureSource& first = sources.front();
-  const auto point_bytes = static_cast<int64_t>(
-      point_section_bytes(first.points, first.dimensions, size_of(scalar)));
+  const auto point_bytes =
+      static_cast<int64_t>(point_section_bytes(first.points, first.dimensions, size_of(scalar)));
   std::vector<KeyLayout> layouts;
   for (const cpu::FeatureSource& source : sources) {
     layouts.push_back(cpu::plan_keys(scalar, source));
@@ -217,9 +218,12 @@ std::tuple<Tensor, Tensor> build_lattice(const Tensor& features) {
 
 cpu::PixelType pixel_type_of(const Tensor& image) {
   switch (image.scalar_type()) {
-    case ScalarType::Byte: return cpu::PixelType::kUint8;
-    case ScalarType::Float: return cpu::PixelType::kFloat32;
-    case ScalarType::Double: return cpu::PixelType::kFloat64;
+    case ScalarType::Byte:
+      return cpu::PixelType::kUint8;
+    case ScalarType::Float:
+      return cpu::PixelType::kFloat32;
+    case ScalarType::Double:
+      return cpu::PixelType::kFloat64;
     default:
       STD_TORCH_CHECK(false, "image must be uint8, float32 or float64, got ",
                       torch::headeronly::toString(image.scalar_type()));
@@ -348,7 +352,8 @@ Tensor mean_field(const Tensor& logits, const std::vector<Tensor>& points,
     lattices.emplace_back(points[k], vertices[k]);
     lattices.back().check(batch, count, scalar, "logits");
     weights.push_back(torch::stable::contiguous(compatibilities[k]));
-    list.push_back({{}, normalization_of(normalizations[k]),
+    list.push_back({{},
+                    normalization_of(normalizations[k]),
                     compatibility_of(weights.back(), classes, scalar),
                     weights.back().const_data_ptr()});
   }
@@ -364,11 +369,11 @@ Tensor mean_field(const Tensor& logits, const std::vector<Tensor>& points,
   on_torch_threads([&](const cpu::Executor& executor) {
     for (int64_t b = 0; b < batch; ++b) {
       for (size_t k = 0; k < kernels; ++k) list[k].lattice = lattices[k].sections(b);
-      cpu::backend().mean_field(scalar,
-                                {count, classes, data + b * classes * count * scalar_size,
-                                 list.data(), static_cast<int>(kernels), iterations, damping,
-                                 tolerance, form, to + b * result_bytes},
-                                executor);
+      cpu::backend().mean_field(
+          scalar,
+          {count, classes, data + b * classes * count * scalar_size, list.data(),
+           static_cast<int>(kernels), iterations, damping, tolerance, form, to + b * result_bytes},
+          executor);
     }
   });
   return result;

@@ -1,5 +1,5 @@
-// The high-dimensional Gaussian filter of any number of channels, and its adjoint. Compiled once per
-// instruction set, with contraction of a*b+c.
+// The high-dimensional Gaussian filter of any number of channels, and its adjoint. Compiled once
+// per instruction set, with contraction of a*b+c.
 //
 // Channels go through the lattice in tiles, so that the work memory stays at rows * 32 values.
 #include <cmath>
@@ -107,8 +107,7 @@ void filter_all(const cpu::FilterArguments& arguments, const cpu::Executor& exec
   const LatticeView<T> lattice(arguments.lattice.points, arguments.lattice.vertices);
   cpu::Workspace workspace;
   const auto padded = static_cast<size_t>(groups_of(lattice.points)) * kGroup;
-  T* before =
-      static_cast<T*>(workspace.buffer(kFactors).reserve(2 * padded * sizeof(T), 0));
+  T* before = static_cast<T*>(workspace.buffer(kFactors).reserve(2 * padded * sizeof(T), 0));
   T* after = before + padded;
   parallel(executor, lattice.bands,
            [&](int band) { side_factors(lattice, arguments, band, before, after); });

@@ -41,15 +41,24 @@ void embed(const ScaledFeatures<T>& f, const KeyView& k, int d, int64_t n, int64
     return embed_band<-1, true>(f, k, d, n, first, last, band, row, weight, first_rows);
   }
   switch (d) {
-    case 1: return embed_band<1, false>(f, k, d, n, first, last, band, row, weight, first_rows);
-    case 2: return embed_band<2, false>(f, k, d, n, first, last, band, row, weight, first_rows);
-    case 3: return embed_band<3, false>(f, k, d, n, first, last, band, row, weight, first_rows);
-    case 4: return embed_band<4, false>(f, k, d, n, first, last, band, row, weight, first_rows);
-    case 5: return embed_band<5, false>(f, k, d, n, first, last, band, row, weight, first_rows);
-    case 6: return embed_band<6, false>(f, k, d, n, first, last, band, row, weight, first_rows);
-    case 7: return embed_band<7, false>(f, k, d, n, first, last, band, row, weight, first_rows);
-    case 8: return embed_band<8, false>(f, k, d, n, first, last, band, row, weight, first_rows);
-    default: return embed_band<-1, false>(f, k, d, n, first, last, band, row, weight, first_rows);
+    case 1:
+      return embed_band<1, false>(f, k, d, n, first, last, band, row, weight, first_rows);
+    case 2:
+      return embed_band<2, false>(f, k, d, n, first, last, band, row, weight, first_rows);
+    case 3:
+      return embed_band<3, false>(f, k, d, n, first, last, band, row, weight, first_rows);
+    case 4:
+      return embed_band<4, false>(f, k, d, n, first, last, band, row, weight, first_rows);
+    case 5:
+      return embed_band<5, false>(f, k, d, n, first, last, band, row, weight, first_rows);
+    case 6:
+      return embed_band<6, false>(f, k, d, n, first, last, band, row, weight, first_rows);
+    case 7:
+      return embed_band<7, false>(f, k, d, n, first, last, band, row, weight, first_rows);
+    case 8:
+      return embed_band<8, false>(f, k, d, n, first, last, band, row, weight, first_rows);
+    default:
+      return embed_band<-1, false>(f, k, d, n, first, last, band, row, weight, first_rows);
   }
 }
 
@@ -108,8 +117,8 @@ void build(const cpu::FeatureSource& source, const KeyView& keys, const cpu::Exe
   header.magic = kVertexMagic;
   header.points = points;
   header.dimensions = d;
-  header.scalar = static_cast<int32_t>(sizeof(T) == 4 ? cpu::Scalar::kFloat32
-                                                      : cpu::Scalar::kFloat64);
+  header.scalar =
+      static_cast<int32_t>(sizeof(T) == 4 ? cpu::Scalar::kFloat32 : cpu::Scalar::kFloat64);
   header.bands = bands;
   header.parts = parts;
   header.rows = rows;
@@ -126,12 +135,12 @@ void build(const cpu::FeatureSource& source, const KeyView& keys, const cpu::Exe
   header.chains = section.add(vertices * header.chain_stride, sizeof(uint32_t));
   header.bytes = section.bytes;
 
-  char* out = static_cast<char*>(
-      allocator.allocate(allocator.context, static_cast<size_t>(section.bytes)));
+  char* out =
+      static_cast<char*>(allocator.allocate(allocator.context, static_cast<size_t>(section.bytes)));
   // The padding between the parts, so that equal lattices are equal byte by byte.
-  for (const int64_t end : {header.first_block, header.row_base, header.first_rows,
-                            header.copy_list, header.copy_cuts, header.ones, header.chain_cuts,
-                            header.chains, header.bytes}) {
+  for (const int64_t end :
+       {header.first_block, header.row_base, header.first_rows, header.copy_list, header.copy_cuts,
+        header.ones, header.chain_cuts, header.chains, header.bytes}) {
     __builtin_memset(out + end - SectionWriter::kLine, 0, SectionWriter::kLine);
   }
   const auto put = [&](int64_t offset, const void* from, int64_t count, size_t size) {
@@ -160,7 +169,8 @@ void build(const cpu::FeatureSource& source, const KeyView& keys, const cpu::Exe
   auto* chain_cuts = reinterpret_cast<int64_t*>(out + header.chain_cuts);
   parallel(executor, vertices, [&](int axis) {
     list_chains(rows, next + axis * rows, has_previous + axis * rows,
-                chains + axis * header.chain_stride, header.chain_stride, parts, chain_cuts + axis * (parts + 1));
+                chains + axis * header.chain_stride, header.chain_stride, parts,
+                chain_cuts + axis * (parts + 1));
   });
   blur<T, 1>(LatticeView<T>(point_section, out), ones, 1, false, executor);
 }

@@ -1,11 +1,10 @@
-// Mean-field inference (Kraehenbuehl and Koltun 2011, algorithm 1) over built lattices. Compiled once
-// per instruction set, with contraction of a*b+c.
+// Mean-field inference (Kraehenbuehl and Koltun 2011, algorithm 1) over built lattices. Compiled
+// once per instruction set, with contraction of a*b+c.
 //
 //   Q <- softmax(logits);  repeat: Q <- softmax(logits - sum_k C_k(F_k(Q)))
 #include "../blur.h"
 #include "../folded_pass.h"
 #include "../general_pass.h"
-#include "../init_pass.h"
 #include "../memory.h"
 #include "tier.h"
 
@@ -44,37 +43,40 @@ struct Span {
 template <typename T, int kWidth>
 class MeanField {
  public:
-  MeanField(const cpu::MeanFieldArguments& arguments, const cpu::Executor& executor,
-            int64_t stride)
+  MeanField(const cpu::MeanFieldArguments& arguments, const cpu::Executor& executor, int64_t stride)
       : arguments_(arguments),
         executor_(executor),
         blocks_((arguments.points + kBlock - 1) / kBlock),
-        keeps_(arguments.damping != 0.0 || arguments.tolerance > 0.0 ||
-               arguments.iterations == 0 || arguments.kernel_count == 0),
-        pass_{arguments.points,
-              arguments.classes,
-              stride,
-              nullptr,
-              nullptr,
-              static_cast<T>(arguments.damping),
-              arguments.output,
-              arguments.result} {
+        keeps_(arguments.damping != 0.0 || arguments.tolerance > 0.0 || arguments.iterations == 0 ||
+               arguments.kernel_count == 0),
+        pass_{arguments.points, arguments.classes, stride,
+              nullptr,          nullptr,           static_cast<T>(arguments.damping),
+              arguments.output, arguments.result} {
     allocate();
     for (int k = 0; k < arguments.kernel_count; ++k) prepare_kernel(k);
+    image_crf_ = kWidth > 0 && arguments.kernel_count == 2 &&
+                 kernels_[0].lattice.vertices_per_point == 3 &&
+                 kernels_[1].lattice.vertices_per_point == 6;
     cut_spans();
   }
 
   void run() {
-    const bool iterate = arguments_.iterations > 0;
+    const T* logits = static_cast<const T*>(arguments_.logits);
     for_each_span([&](int task, Span span, T* scratch) {
-      (void)task;
-      init_pass<T, kWidth>(pass_, segment(task, span), folds(task, span),
-                           static_cast<const T*>(arguments_.logits), iterate, scratch);
+      const Segment<T> here = segment(task, span);
+      const FoldKernel<T>* fold = folds(task, span);
+      if (!is_folded()) {
+        general_init_pass<T, kWidth>(pass_, here, fold, logits, arguments_.iterations > 0, scratch);
+      } else if (image_crf_) {
+        folded_init_pass<T, kWidth, 3, 6>(pass_, here, fold, logits, scratch);
+      } else {
+        folded_init_pass<T, kWidth, 0, 0>(pass_, here, fold, logits, scratch);
+      }
     });
     for (int64_t i = 0; i < arguments_.iterations; ++i) {
       blur_all();
       const bool last = i + 1 == arguments_.iterations;
-      if (all_folded_ && !keeps_) {
+      if (is_folded()) {
         last ? update_folded<false>() : update_folded<true>();
       } else {
         const T change = last ? update_general<false>() : update_general<true>();
@@ -88,6 +90,8 @@ class MeanField {
   }
 
  private:
+  bool is_folded() const { return all_folded_ && !keeps_; }
+
   static int64_t groups(Span span) {
     return (span.last_block - span.first_block) * (kBlock / kGroup);
   }
@@ -101,8 +105,8 @@ class MeanField {
     const auto kernels = static_cast<size_t>(arguments_.kernel_count);
     const size_t spans = span_bound();
     scratch_size_ = static_cast<size_t>(Labels<T, kWidth>::scratch(pass_.stride)) + 64;
-    scratch_ = static_cast<T*>(
-        workspace_.buffer(kScratch).reserve(scratch_size_ * spans * sizeof(T), 0));
+    scratch_ =
+        static_cast<T*>(workspace_.buffer(kScratch).reserve(scratch_size_ * spans * sizeof(T), 0));
     const size_t label_weights =
         kernels * static_cast<size_t>(arguments_.classes + 1) * pass_.stride * sizeof(T);
     char* lists = static_cast<char*>(workspace_.buffer(kLists).reserve(
@@ -170,11 +174,9 @@ class MeanField {
 
   // The offsets of a band's rows fit 32 bits: at most 32 GiB of them.
   void require_addressable(const LatticeView<T>& lattice) const {
-    const auto row_units =
-        static_cast<uint64_t>(pass_.stride) * sizeof(T) / kOffsetUnit;
+    const auto row_units = static_cast<uint64_t>(pass_.stride) * sizeof(T) / kOffsetUnit;
     for (int band = 0; band < lattice.bands; ++band) {
-      const auto rows =
-          static_cast<uint64_t>(lattice.row_base[band + 1] - lattice.row_base[band]);
+      const auto rows = static_cast<uint64_t>(lattice.row_base[band + 1] - lattice.row_base[band]);
       if (rows * row_units > 0xffffffffu) cpu::fail_too_many_vertices(static_cast<int64_t>(rows));
     }
   }
@@ -296,12 +298,9 @@ class MeanField {
 
   template <bool kSplat>
   void update_folded() {
-    const int first = arguments_.kernel_count > 0 ? kernels_[0].lattice.vertices_per_point : 0;
-    const int second = arguments_.kernel_count > 1 ? kernels_[1].lattice.vertices_per_point : 0;
-    const bool image_crf = arguments_.kernel_count == 2 && first == 3 && second == 6;
     for_each_span([&](int task, Span span, T* scratch) {
       const Segment<T> here = segment(task, span);
-      if (kWidth > 0 && image_crf) {
+      if (image_crf_) {
         kSplat ? folded_pass<T, kWidth, 3, 6>(pass_, here, scratch)
                : folded_last_pass<T, kWidth, 3, 6>(pass_, here, scratch);
       } else {
@@ -314,8 +313,7 @@ class MeanField {
   template <bool kSplat>
   T update_general() {
     for_each_span([&](int task, Span span, T* scratch) {
-      changes_[task] =
-          general_pass<T, kWidth, kSplat>(pass_, segment(task, span), scratch);
+      changes_[task] = general_pass<T, kWidth, kSplat>(pass_, segment(task, span), scratch);
     });
     T change = T(0);
     for (int s = 0; s < span_count_; ++s) change = changes_[s] > change ? changes_[s] : change;
@@ -329,6 +327,7 @@ class MeanField {
   bool keeps_;
   PassArguments<T> pass_;
   bool all_folded_ = true;
+  bool image_crf_ = false;  // a Gaussian kernel and a bilateral one of three channels
   bool same_bands_ = true;
   int span_count_ = 0;
   size_t scratch_size_ = 0;
