@@ -2,6 +2,8 @@
 // normalisation and label compatibility, damping, and Q kept between iterations.
 #pragma once
 
+#include <cmath>
+
 #include "fold.h"
 #include "output.h"
 #include "softmax.h"
@@ -38,6 +40,53 @@ HOST_DEVICE void add_message(const Labels<T, kWidth>& labels, const PassKernel<T
   }
 }
 
+// x <- exp(x).
+template <typename T, int kWidth>
+HOST_DEVICE void exponentiate(const Labels<T, kWidth>& labels,
+                              typename Labels<T, kWidth>::Chunk* x) {
+  for (int i = 0; i < labels.chunks(); ++i) x[i] = (x[i] * kLog2E<T>).power_of_two();
+}
+
+// log((1 - damping) exp(a) + damping exp(b)), also where both exponentials vanish.
+template <typename T>
+HOST_DEVICE T damp_log(T damping, T a, T b) {
+  if (damping == T(0)) return a;
+  a += std::log1p(-damping);
+  b += std::log(damping);
+  const T high = a > b ? a : b, low = a > b ? b : a;
+  return high + std::log1p(std::exp(low - high));
+}
+
+// x <- the damped Q of a point whose logits are x; keeps it, and its logarithm where wanted.
+template <typename T, int kWidth>
+HOST_DEVICE void update_kept(const Labels<T, kWidth>& labels, const PassArguments<T>& pass,
+                             int64_t point, typename Labels<T, kWidth>::Chunk* x,
+                             typename Labels<T, kWidth>::Chunk* saved,
+                             typename Labels<T, kWidth>::Chunk* change) {
+  using Chunk = typename Labels<T, kWidth>::Chunk;
+  T* kept = pass.kept + point * labels.stride();
+  if (pass.kept_log != nullptr) {
+    T* kept_log = pass.kept_log + point * labels.stride();
+    log_softmax(labels, x, saved);
+    T* value = reinterpret_cast<T*>(x);
+    for (int64_t c = 0; c < labels.stride(); ++c) {
+      value[c] = damp_log(pass.damping, value[c], kept_log[c]);
+    }
+    labels.store(x, kept_log);
+    exponentiate(labels, x);
+  } else {
+    softmax(labels, x);
+    for (int i = 0; i < labels.chunks(); ++i) {
+      x[i] += (Chunk::load(kept + i * labels.kChunk) - x[i]) * pass.damping;
+    }
+  }
+  for (int i = 0; i < labels.chunks(); ++i) {
+    const Chunk old = Chunk::load(kept + i * labels.kChunk);
+    *change = change->larger((x[i] - old).larger(old - x[i]));
+  }
+  labels.store(x, kept);
+}
+
 // The pass before the first iteration; it splats only if there is one.
 template <typename T, int kWidth>
 void general_init_pass(const PassArguments<T>& pass, const Segment<T>& segment,
@@ -56,7 +105,13 @@ void general_init_pass(const PassArguments<T>& pass, const Segment<T>& segment,
     }
     for (int q = 0; q < kGroup; ++q) {
       labels.load(x, pass.unary + (first + q) * labels.stride());
-      softmax(labels, x, saved);
+      if (pass.kept_log != nullptr) {
+        log_softmax(labels, x, saved);
+        labels.store(x, pass.kept_log + (first + q) * labels.stride());
+        exponentiate(labels, x);
+      } else {
+        softmax(labels, x);
+      }
       if (pass.kept != nullptr) labels.store(x, pass.kept + (first + q) * labels.stride());
       for (int k = 0; splat && k < segment.kernel_count; ++k) {
         const PassKernel<T>& kernel = segment.kernels[k];
@@ -89,19 +144,19 @@ T general_pass(const PassArguments<T>& pass, const Segment<T>& segment, T* scrat
         slice_point<0>(labels, kernel, g * kGroup * kernel.vertices + q, message);
         add_message(labels, kernel, pass.classes, g * kGroup + q, message, x);
       }
-      if (emits && pass.output == cpu::Output::kLogits) {
-        log_softmax(labels, x, saved);
-      } else if (!emits || pass.output == cpu::Output::kProbabilities) {
-        softmax(labels, x, saved);
+      for (int i = 0; i < labels.chunks(); ++i) {
+        x[i] += Chunk::load(pass.padding + i * labels.kChunk);
       }
-      if (pass.kept != nullptr && first + q < pass.points) {
-        T* kept = pass.kept + (first + q) * labels.stride();
-        for (int i = 0; i < labels.chunks(); ++i) {
-          const Chunk old = Chunk::load(kept + i * labels.kChunk);
-          x[i] += (old - x[i]) * pass.damping;
-          change = change.larger((x[i] - old).larger(old - x[i]));
-          x[i].store(kept + i * labels.kChunk);
+      if (pass.kept != nullptr) {
+        if (first + q < pass.points) {
+          update_kept(labels, pass, first + q, x, saved, &change);
+        } else {
+          softmax(labels, x);  // padding: finite, and nothing else
         }
+      } else if (kSplat || pass.output == cpu::Output::kProbabilities) {
+        softmax(labels, x);
+      } else if (pass.output == cpu::Output::kLogits) {
+        log_softmax(labels, x, saved);
       }
       if constexpr (kSplat) {
         for (int k = 0; k < segment.kernel_count; ++k) {

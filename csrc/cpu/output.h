@@ -1,8 +1,6 @@
 // From the rows of 16 points to what the caller asked for.
 #pragma once
 
-#include <cmath>
-
 #include "pass.h"
 
 namespace densecrf::inline DENSECRF_ISA {
@@ -49,16 +47,11 @@ HOST_DEVICE void write_result(const PassArguments<T>& pass, int64_t first, const
 
 // Hands out a kept Q.
 template <typename T>
-void write_kept(const PassArguments<T>& pass, int64_t first_point, int64_t groups, T* scratch) {
-  T* values = scratch;
-  T* columns = values + kGroup * pass.stride;
+void write_kept(const PassArguments<T>& pass, int64_t first_point, int64_t groups, T* columns) {
+  const T* kept = pass.kept_log != nullptr ? pass.kept_log : pass.kept;
   for (int64_t g = 0; g < groups; ++g) {
     const int64_t first = first_point + g * kGroup;
-    for (int64_t i = 0; i < kGroup * pass.stride; ++i) {
-      const T q = pass.kept[first * pass.stride + i];
-      values[i] = pass.output == cpu::Output::kLogits ? std::log(q) : q;
-    }
-    write_result(pass, first, values, columns);
+    write_result(pass, first, kept + first * pass.stride, columns);
   }
 }
 

@@ -14,7 +14,9 @@ constexpr T kLn2 = T(0.693147180559945309417);
 template <typename T>
 constexpr T kLog2E = T(1.44269504088896340736);
 template <typename T>
-constexpr T kNever = T(-10000);  // a label that cannot be: its exponential is 0 to rounding
+constexpr T kNever = T(-1e6);  // a label that cannot be; no unary is lower
+template <typename T>
+constexpr T kPadding = T(-1e38);  // lower than penalties can press a label
 
 // Rows are addressed by 32-bit offsets in units of so many bytes.
 constexpr uint64_t kOffsetUnit = 8;
@@ -48,8 +50,10 @@ struct PassArguments {
   int64_t points;
   int64_t classes;
   int64_t stride;
-  T* unary;  // [padded points, stride], (logits - maximum) / ln 2
-  T* kept;   // [padded points, stride] Q of the last iteration, or null
+  const T* padding;  // [stride] 0 for a label, kPadding beyond the last
+  T* unary;          // [padded points, stride], (logits - maximum) / ln 2
+  T* kept;           // [padded points, stride] Q of the last iteration, or null
+  T* kept_log;       // log Q likewise, where that is the output of a kept Q
   T damping;
   cpu::Output output;
   void* result;  // [classes, points] or labels [points]

@@ -1,5 +1,5 @@
-// Softmax over the labels of a point, without subtracting the maximum where that is safe. Logits of
-// the passes are in units of ln 2, so that exp(logit ln 2) = 2^logit needs no multiplication.
+// Softmax over the labels of a point. Logits of the passes are in units of ln 2, so that
+// exp(logit ln 2) = 2^logit needs no multiplication.
 #pragma once
 
 #include <cmath>
@@ -8,7 +8,8 @@
 
 namespace densecrf::inline DENSECRF_ISA {
 
-// x <- 2^x.
+// x <- 2^x for |x| far below 1e13: the maximum is not subtracted, and is_safe(sum) tells whether
+// that did.
 template <typename T, int kWidth>
 HOST_DEVICE void exponentials(const Labels<T, kWidth>& labels,
                               typename Labels<T, kWidth>::Chunk* x) {
@@ -45,21 +46,13 @@ HOST_DEVICE ShiftedSum<T> shifted_exponentials(const Labels<T, kWidth>& labels,
   return {sum_of(labels, x), shift};
 }
 
-// x <- softmax(x ln 2); `saved` is scratch.
+// x <- softmax(x ln 2), for any x.
 template <typename T, int kWidth>
-HOST_DEVICE void softmax(const Labels<T, kWidth>& labels, typename Labels<T, kWidth>::Chunk* x,
-                         typename Labels<T, kWidth>::Chunk* saved) {
-  labels.copy(x, saved);
-  exponentials(labels, x);
-  T sum = sum_of(labels, x);
-  if (!is_safe(sum)) {
-    labels.copy(saved, x);
-    sum = shifted_exponentials(labels, x).sum;
-  }
-  labels.multiply(x, T(1) / sum);
+HOST_DEVICE void softmax(const Labels<T, kWidth>& labels, typename Labels<T, kWidth>::Chunk* x) {
+  labels.multiply(x, T(1) / shifted_exponentials(labels, x).sum);
 }
 
-// x <- log softmax(x ln 2); `saved` is scratch.
+// x <- log softmax(x ln 2), for any x; `saved` is scratch.
 template <typename T, int kWidth>
 HOST_DEVICE void log_softmax(const Labels<T, kWidth>& labels, typename Labels<T, kWidth>::Chunk* x,
                              typename Labels<T, kWidth>::Chunk* saved) {

@@ -13,7 +13,7 @@ namespace densecrf::inline DENSECRF_ISA {
 namespace {
 
 // Numbers of the workspace's buffers; those of a kernel follow one another from kKernels on.
-enum : size_t { kUnary, kKept, kScratch, kLists, kKernels };
+enum : size_t { kUnary, kKept, kKeptLog, kScratch, kLists, kKernels };
 enum : size_t { kRowsA, kRowsB, kOffsets, kWeights, kScale, kBuffersPerKernel };
 
 template <typename T>
@@ -42,6 +42,9 @@ struct Span {
 // different thread counts overlap in other ways and are then passed by one task.
 template <typename T, int kWidth>
 class MeanField {
+  // Above it, logits leave the range of the fast exponential.
+  static constexpr T kMaxFolded = T(1e6);
+
  public:
   MeanField(const cpu::MeanFieldArguments& arguments, const cpu::Executor& executor, int64_t stride)
       : arguments_(arguments),
@@ -49,9 +52,13 @@ class MeanField {
         blocks_((arguments.points + kBlock - 1) / kBlock),
         keeps_(arguments.damping != 0.0 || arguments.tolerance > 0.0 || arguments.iterations == 0 ||
                arguments.kernel_count == 0),
-        pass_{arguments.points, arguments.classes, stride,
-              nullptr,          nullptr,           static_cast<T>(arguments.damping),
-              arguments.output, arguments.result} {
+        pass_{} {
+    pass_.points = arguments.points;
+    pass_.classes = arguments.classes;
+    pass_.stride = stride;
+    pass_.damping = static_cast<T>(arguments.damping);
+    pass_.output = arguments.output;
+    pass_.result = arguments.result;
     allocate();
     for (int k = 0; k < arguments.kernel_count; ++k) prepare_kernel(k);
     image_crf_ = kWidth > 0 && arguments.kernel_count == 2 &&
@@ -102,18 +109,26 @@ class MeanField {
     const size_t bytes = padded * sizeof(T) + 4096;
     pass_.unary = static_cast<T*>(workspace_.buffer(kUnary).reserve(bytes, 0));
     if (keeps_) pass_.kept = static_cast<T*>(workspace_.buffer(kKept).reserve(bytes, 0));
+    if (keeps_ && arguments_.output == cpu::Output::kLogits) {
+      pass_.kept_log = static_cast<T*>(workspace_.buffer(kKeptLog).reserve(bytes, 0));
+    }
     const auto kernels = static_cast<size_t>(arguments_.kernel_count);
     const size_t spans = span_bound();
     scratch_size_ = static_cast<size_t>(Labels<T, kWidth>::scratch(pass_.stride)) + 64;
     scratch_ =
         static_cast<T*>(workspace_.buffer(kScratch).reserve(scratch_size_ * spans * sizeof(T), 0));
     const size_t label_weights =
-        kernels * static_cast<size_t>(arguments_.classes + 1) * pass_.stride * sizeof(T);
+        (1 + kernels * static_cast<size_t>(arguments_.classes + 1)) * pass_.stride * sizeof(T);
     char* lists = static_cast<char*>(workspace_.buffer(kLists).reserve(
         label_weights + kernels * sizeof(KernelState<T>) + spans * (sizeof(Span) + sizeof(T)) +
             spans * kernels * (sizeof(PassKernel<T>) + sizeof(FoldKernel<T>)) + 256,
         0));
-    label_weights_ = reinterpret_cast<T*>(lists);
+    T* padding = reinterpret_cast<T*>(lists);
+    for (int64_t c = 0; c < pass_.stride; ++c) {
+      padding[c] = c < pass_.classes ? T(0) : kPadding<T>;
+    }
+    pass_.padding = padding;
+    label_weights_ = padding + pass_.stride;
     kernels_ = reinterpret_cast<KernelState<T>*>(lists + label_weights);
     spans_ = reinterpret_cast<Span*>(kernels_ + kernels);
     pass_kernels_ = reinterpret_cast<PassKernel<T>*>(spans_ + spans);
@@ -141,7 +156,7 @@ class MeanField {
     const T* weights = static_cast<const T*>(given.weights);
     const bool potts = given.compatibility == cpu::Compatibility::kPotts;
     kernel.attraction = potts ? weights[0] : T(1);
-    kernel.folded = potts && kernel.attraction > T(0) &&
+    kernel.folded = potts && kernel.attraction > T(0) && kernel.attraction < kMaxFolded &&
                     (given.normalization == cpu::Normalization::kSymmetric ||
                      given.normalization == cpu::Normalization::kNone);
     all_folded_ = all_folded_ && kernel.folded;
