@@ -38,7 +38,7 @@ bool runs_here(const std::string& isa) {
   return isa == "baseline";
 }
 
-const Backend& tier(const std::string& isa) {
+const Backend& tier([[maybe_unused]] const std::string& isa) {
 #if defined(__x86_64__)
   if (isa == "avx512") return avx512::backend_of_tier();
   if (isa == "avx2") return avx2::backend_of_tier();

@@ -119,6 +119,42 @@ HOST_DEVICE void embed_block(int d, const T* features, T* remainder, int32_t* ax
   }
 }
 
+// The keys [n, d+1, words] of the simplices of a block's points: from the vertex of remainder 0 on,
+// each next by a step along the axis of the next lower rank.
+template <int kD, bool kWide, typename T>
+HOST_DEVICE void walk_keys(const KeyView& keys, int d, int n, const T* remainder,
+                           const int32_t* axis, uint64_t* key) {
+  const int words = kWide ? keys.words : 1;
+  for (int q = 0; q < n; ++q) {
+    for (int w = 0; w < words; ++w) {
+      uint64_t sum = 0;
+#pragma GCC unroll 9
+      for (int i = 0; i <= d; ++i) {
+        sum += static_cast<uint64_t>(static_cast<int64_t>(remainder[i * kBlock + q])) *
+               keys.factor[i * words + w];
+      }
+      key[w] = sum - keys.origin[w];
+    }
+#pragma GCC unroll 9
+    for (int r = 0; r < d; ++r) {
+      const uint64_t* step = keys.step + axis[(d - r) * kBlock + q] * words;
+      for (int w = 0; w < words; ++w) key[words + w] = key[w] + step[w];
+      key += words;
+    }
+    key += words;
+  }
+}
+
+// Brings the slots of a block's keys [n, vertices] nearer, but for those of the point before: large
+// tables lie far away.
+HOST_DEVICE void prefetch_slots(const KeyTable& table, int n, int vertices, const uint64_t* key) {
+  constexpr int kNearBits = 15;  // a table of half a megabyte needs no help
+  if (table.bits <= kNearBits) return;
+  for (int i = vertices; i < n * vertices; ++i) {
+    if (key[i] != key[i - vertices]) prefetch(table.slots + table.home(key[i]));
+  }
+}
+
 // Embeds points [kBlock * first_block, ...) of the band. Fills its records (from group
 // first_block * kBlock / kGroup on) and first_rows[block - first_block], and splats ones.
 template <int kD, bool kWide, typename T>
@@ -129,21 +165,19 @@ void embed_band(const ScaledFeatures<T>& features, const KeyView& keys, int dime
   const int vertices = d + 1;
   const int words = kWide ? keys.words : 1;
   // Scratch: features [d, 64], remainders [d+1, 64], axes [d+1, 64], embed_block's vectors,
-  // the key at hand and the keys and rows of the point before.
+  // the block's keys [64, d+1, words], and keys and rows of the point before.
   const size_t embed_bytes = static_cast<size_t>(vertices) * 6 * 64;
   char* scratch = static_cast<char*>(band.scratch().reserve(
       embed_bytes + static_cast<size_t>(vertices) *
-                        (kBlock * (2 * sizeof(T) + sizeof(int32_t)) + words * 16 + 16),
+                        (kBlock * (2 * sizeof(T) + sizeof(int32_t) + words * 8) + words * 8 + 16),
       0));
   T* work = reinterpret_cast<T*>(scratch);
   T* c = reinterpret_cast<T*>(scratch + embed_bytes);
   T* remainder = c + d * kBlock;
   int32_t* axis = reinterpret_cast<int32_t*>(remainder + vertices * kBlock);
   uint64_t* last_key = reinterpret_cast<uint64_t*>(axis + vertices * kBlock);
-  uint64_t* wide_key = last_key + vertices * words;
-  uint32_t* last_row = reinterpret_cast<uint32_t*>(wide_key + words);
-  uint64_t narrow_key[1];
-  uint64_t* key = kWide ? wide_key : narrow_key;
+  uint64_t* key = last_key + vertices * words;
+  uint32_t* last_row = reinterpret_cast<uint32_t*>(key + kBlock * vertices * words);
   for (int i = 0; i < vertices * words; ++i) last_key[i] = kNoKey;
   for (int r = 0; r <= d; ++r) last_row[r] = 0;
 
@@ -156,29 +190,20 @@ void embed_band(const ScaledFeatures<T>& features, const KeyView& keys, int dime
     features.fill(first, n, c);
     embed_block<kD>(d, c, remainder, axis, block_weight, work);
 
+    walk_keys<kD, kWide>(keys, d, n, remainder, axis, key);
+    if constexpr (!kWide) prefetch_slots(band.table(), n, vertices, key);
     for (int q = 0; q < n; ++q) {
-      for (int w = 0; w < words; ++w) {
-        uint64_t sum = 0;
-#pragma GCC unroll 9
-        for (int i = 0; i <= d; ++i) {
-          sum += static_cast<uint64_t>(static_cast<int64_t>(remainder[i * kBlock + q])) *
-                 keys.factor[i * words + w];
-        }
-        key[w] = sum - keys.origin[w];
-      }
       const int64_t record = static_cast<int64_t>(q / kGroup) * kGroup * vertices + q % kGroup;
 #pragma GCC unroll 9
       for (int r = 0; r <= d; ++r) {
+        const uint64_t* here = key + (q * vertices + r) * words;
         uint64_t* last = last_key + r * words;
-        if (!same_words(last, key, words)) {
-          last_row[r] = band.find_or_add(key, words);
-          for (int w = 0; w < words; ++w) last[w] = key[w];
+        if (!same_words(last, here, words)) {
+          last_row[r] = band.find_or_add(here, words);
+          for (int w = 0; w < words; ++w) last[w] = here[w];
         }
         block_row[record + r * kGroup] = last_row[r];
         band.ones()[last_row[r]] += block_weight[record + r * kGroup];
-        if (r == d) break;
-        const uint64_t* step = keys.step + axis[(d - r) * kBlock + q] * words;
-        for (int w = 0; w < words; ++w) key[w] += step[w];
       }
     }
     for (int q = n; q < kBlock; ++q) {

@@ -136,7 +136,7 @@ void link_neighbours(const Assembly<T>& lattice, int axes, const cpu::Executor& 
   parallel(executor, lattice.band_count, [&](int b) {
     const int64_t base = lattice.row_base[b], count = lattice.bands[b].count();
     const uint64_t* keys = lattice.bands[b].keys();
-    constexpr int64_t kAhead = 4;
+    constexpr int64_t kAhead = 8;
     uint64_t narrow_key[1];
     for (int64_t i = 0; i < count; ++i) {
       if (!kWide && i + kAhead < count) {

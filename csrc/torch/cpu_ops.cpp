@@ -6,6 +6,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
+#include <cmath>
 #include <exception>
 #include <optional>
 #include <string>
@@ -238,6 +239,9 @@ std::tuple<Tensor, Tensor> build_image_lattice(const std::optional<Tensor>& give
   STD_TORCH_CHECK(grid >= 1 && grid <= 3, "size must have 1 to 3 entries, got ", grid);
   STD_TORCH_CHECK(spatial_sigmas.size() == size.size(), "spatial_sigmas must have ", grid,
                   " entries, got ", spatial_sigmas.size());
+  for (const int64_t extent : size) {
+    STD_TORCH_CHECK(extent > 0, "size must be positive, got ", extent);
+  }
   std::vector<int64_t> no_channels{1, 0};
   no_channels.insert(no_channels.end(), size.begin(), size.end());
   const Tensor image = given.has_value() ? *given : make_tensor(no_channels, ScalarType::Byte);
@@ -252,8 +256,8 @@ std::tuple<Tensor, Tensor> build_image_lattice(const std::optional<Tensor>& give
   source.grid_dimensions = grid;
   for (int m = 0; m < grid; ++m) {
     const int64_t axis = grid + 1 - m;  // x is the last
-    STD_TORCH_CHECK(image.size(axis) == size[grid - 1 - m] && image.size(axis) > 0,
-                    "image must have the size given, not empty, got ", shape_of(image));
+    STD_TORCH_CHECK(image.size(axis) == size[grid - 1 - m], "image must have the size given, got ",
+                    shape_of(image));
     STD_TORCH_CHECK(spatial_sigmas[m] > 0, "spatial_sigmas must be positive, got ",
                     spatial_sigmas[m]);
     source.points *= image.size(axis);
@@ -344,6 +348,7 @@ Tensor mean_field(const Tensor& logits, const std::vector<Tensor>& points,
                   normalizations.size());
   STD_TORCH_CHECK(iterations >= 0, "iterations must not be negative, got ", iterations);
   STD_TORCH_CHECK(damping >= 0.0 && damping < 1.0, "damping must be in [0, 1), got ", damping);
+  STD_TORCH_CHECK(!std::isnan(tolerance), "tolerance must be a number, got ", tolerance);
   const int64_t batch = logits.size(0), classes = logits.size(1), count = logits.size(2);
   std::vector<Lattices> lattices;
   std::vector<Tensor> weights;

@@ -170,7 +170,7 @@ class MeanField {
     const size_t base = kKernels + static_cast<size_t>(k) * kBuffersPerKernel;
     const auto rows = [&](size_t which) {
       char* data = static_cast<char*>(workspace_.buffer(base + which).reserve(row_bytes, 0));
-      return reinterpret_cast<T*>(data + (3 * static_cast<size_t>(k) + which) * 256);
+      return reinterpret_cast<T*>(data + (3 * static_cast<size_t>(k) + which) % 16 * 256);
     };
     kernel.from = rows(kRowsA);
     kernel.to = rows(kRowsB);
