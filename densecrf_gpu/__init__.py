@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import backends as _backends  # noqa: F401  (first: it says what to do if nothing is built)
-from .cache import CacheInfo, cache_info, clear_cache
+from .cache import CacheInfo, cache_info, clear_cache, set_workspace_limit
 from .crf import DenseCRF
 from .info import build_info
 from .kernels import BilateralKernel, FeatureKernel, GaussianKernel
@@ -30,4 +30,5 @@ __all__ = [
     "logits_from_labels",
     "logits_from_probabilities",
     "permutohedral_filter",
+    "set_workspace_limit",
 ]

@@ -1,4 +1,4 @@
-"""A bounded cache of spatial lattices, which depend on an image's size but not on its pixels."""
+"""What is kept between calls: spatial lattices (they depend on a size alone) and work memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .ops import LatticeData
 
 
 class CacheInfo(NamedTuple):
-    """State of the cache of spatial lattices."""
+    """State of the cache of spatial lattices, and the work memory kept for the next call."""
 
     hits: int
     misses: int
@@ -23,6 +23,7 @@ class CacheInfo(NamedTuple):
     bytes: int
     max_entries: int
     max_bytes: int
+    workspace_bytes: int
 
 
 class SpatialKey(NamedTuple):
@@ -88,6 +89,7 @@ class LatticeCache:
                 self._bytes,
                 self._max_entries,
                 self._max_bytes,
+                ops.workspace_bytes(),
             )
 
 
@@ -100,13 +102,34 @@ _cache = LatticeCache(max_entries=32, max_bytes=256 << 20)
 
 
 def clear_cache() -> None:
-    """Frees the cached spatial lattices and resets their counters."""
+    """Frees the cached spatial lattices, whose counters start anew, and idle work memory."""
     _cache.clear()
+    ops.clear_workspaces()
 
 
 def cache_info() -> CacheInfo:
     """Returns hits, misses, entries and bytes of the cache of spatial lattices, and its limits."""
     return _cache.info()
+
+
+def set_workspace_limit(limit: int) -> None:
+    """Bounds the work memory that stays allocated between calls.
+
+    Fresh memory costs a call more time than its arithmetic, so what a call needed is kept for the
+    next, up to 1 GiB unless this says otherwise.
+
+    Args:
+        limit: in bytes; 0 keeps nothing.
+
+    Raises:
+        TypeError: ``limit`` is no int.
+        ValueError: ``limit`` is negative.
+    """
+    if not isinstance(limit, int) or isinstance(limit, bool):
+        raise TypeError(f"limit must be an int, got {type(limit).__name__}")
+    if limit < 0:
+        raise ValueError(f"limit must be at least 0, got {limit}")
+    ops.set_workspace_limit(limit)
 
 
 def spatial_lattice(

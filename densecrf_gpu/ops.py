@@ -237,6 +237,22 @@ def cpu_isa() -> str:
     return isa
 
 
+def workspace_bytes() -> int:
+    """Counts the bytes of work memory that are kept between calls at present."""
+    held: int = torch.ops.densecrf_gpu.workspace_bytes.default()
+    return held
+
+
+def clear_workspaces() -> None:
+    """Frees the work memory that is kept between calls."""
+    torch.ops.densecrf_gpu.clear_workspaces.default()
+
+
+def set_workspace_limit(limit: int) -> None:
+    """Bounds the work memory that is kept between calls, in bytes."""
+    torch.ops.densecrf_gpu.set_workspace_limit.default(limit)
+
+
 _declare_not_differentiable("build_lattice")
 _declare_not_differentiable("build_image_lattice")
 _declare_not_differentiable("lattice_filter")

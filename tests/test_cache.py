@@ -8,7 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from densecrf_gpu import CRFParams, cache_info, clear_cache, crf_refine, reference
+from densecrf_gpu import (
+    CRFParams,
+    cache_info,
+    clear_cache,
+    crf_refine,
+    reference,
+    set_workspace_limit,
+)
 from densecrf_gpu.cache import LatticeCache, SpatialKey, spatial_lattice
 from densecrf_gpu.ops import LatticeData, lattice_sizes
 
@@ -162,3 +169,29 @@ def test_lattice_cached_in_inference_mode_is_an_ordinary_tensor() -> None:
     with torch.inference_mode():
         built = spatial_lattice((9, 7), (3.0, 3.0), torch.float32, CPU)
     assert not built.points.is_inference()
+
+
+def test_work_memory_is_kept_within_its_limit_and_freed_on_demand() -> None:
+    logits, image = torch.zeros(3, 64, 64), torch.zeros(3, 64, 64, dtype=torch.uint8)
+    clear_cache()
+    assert cache_info().workspace_bytes == 0
+    crf_refine(logits, image)
+    assert cache_info().workspace_bytes > 0
+    clear_cache()
+    assert cache_info().workspace_bytes == 0
+    try:
+        set_workspace_limit(0)
+        crf_refine(logits, image)
+        assert cache_info().workspace_bytes == 0
+    finally:
+        set_workspace_limit(1 << 30)
+
+
+@pytest.mark.parametrize(
+    ("limit", "error"), [(-1, ValueError), (1.5, TypeError), (True, TypeError)]
+)
+def test_a_limit_that_is_no_number_of_bytes_is_refused(
+    limit: object, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match="limit must be"):
+        set_workspace_limit(limit)  # type: ignore[arg-type]

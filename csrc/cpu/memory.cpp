@@ -66,7 +66,21 @@ namespace {
 struct Pool {
   std::mutex mutex;
   size_t limit = size_t{1} << 30;
-  std::vector<void*> idle;
+  std::vector<Workspace::Buffers*> idle;
+
+  size_t bytes() const {
+    size_t sum = 0;
+    for (const Workspace::Buffers* buffers : idle) sum += buffers->bytes();
+    return sum;
+  }
+
+  // Frees the longest idle until no more than `bytes` are held.
+  void shrink(size_t most) {
+    while (!idle.empty() && bytes() > most) {
+      delete idle.front();
+      idle.erase(idle.begin());
+    }
+  }
 };
 
 // Never destroyed: a thread may still return a workspace while the process ends.
@@ -82,20 +96,15 @@ Workspace::Workspace() {
   if (pool().idle.empty()) {
     buffers_ = new Buffers;
   } else {
-    buffers_ = static_cast<Buffers*>(pool().idle.back());
+    buffers_ = pool().idle.back();
     pool().idle.pop_back();
   }
 }
 
 Workspace::~Workspace() {
   const std::lock_guard lock(pool().mutex);
-  size_t held = buffers_->bytes();
-  for (const void* idle : pool().idle) held += static_cast<const Buffers*>(idle)->bytes();
-  if (held <= pool().limit) {
-    pool().idle.push_back(buffers_);
-  } else {
-    delete buffers_;
-  }
+  pool().idle.push_back(buffers_);
+  pool().shrink(pool().limit);
 }
 
 Buffer& Workspace::buffer(size_t index) {
@@ -105,25 +114,18 @@ Buffer& Workspace::buffer(size_t index) {
 
 size_t workspace_bytes() {
   const std::lock_guard lock(pool().mutex);
-  size_t sum = 0;
-  for (const void* idle : pool().idle) {
-    sum += static_cast<const Workspace::Buffers*>(idle)->bytes();
-  }
-  return sum;
+  return pool().bytes();
+}
+
+void clear_workspaces() {
+  const std::lock_guard lock(pool().mutex);
+  pool().shrink(0);
 }
 
 void set_workspace_limit(size_t bytes) {
   const std::lock_guard lock(pool().mutex);
   pool().limit = bytes;
-  while (!pool().idle.empty()) {
-    size_t held = 0;
-    for (const void* idle : pool().idle) {
-      held += static_cast<const Workspace::Buffers*>(idle)->bytes();
-    }
-    if (held <= bytes) break;
-    delete static_cast<Workspace::Buffers*>(pool().idle.front());
-    pool().idle.erase(pool().idle.begin());
-  }
+  pool().shrink(bytes);
 }
 
 }  // namespace densecrf::cpu

@@ -35,15 +35,17 @@ class Workspace {
   // The buffer number `index`; the reference stays valid while the workspace lives.
   Buffer& buffer(size_t index);
 
- private:
   struct Buffers;
-  friend size_t workspace_bytes();
-  friend void set_workspace_limit(size_t);
+
+ private:
   Buffers* buffers_;
 };
 
 // Bytes the pool holds at present, not counting workspaces in use.
 size_t workspace_bytes();
+
+// Frees what the pool holds.
+void clear_workspaces();
 
 // At most so many bytes stay allocated between calls (default 1 GiB); 0 keeps nothing.
 void set_workspace_limit(size_t bytes);

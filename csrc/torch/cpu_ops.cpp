@@ -388,6 +388,8 @@ std::string cpu_isa() { return cpu::backend().name; }
 
 int64_t workspace_bytes() { return static_cast<int64_t>(cpu::workspace_bytes()); }
 
+void clear_workspaces() { cpu::clear_workspaces(); }
+
 void set_workspace_limit(int64_t bytes) {
   STD_TORCH_CHECK(bytes >= 0, "bytes must not be negative, got ", bytes);
   cpu::set_workspace_limit(static_cast<size_t>(bytes));
@@ -407,6 +409,7 @@ STABLE_TORCH_LIBRARY_IMPL(densecrf_gpu, CompositeExplicitAutograd, m) {
   m.impl("build_image_lattice", TORCH_BOX(&build_image_lattice));
   m.impl("cpu_isa", TORCH_BOX(&cpu_isa));
   m.impl("workspace_bytes", TORCH_BOX(&workspace_bytes));
+  m.impl("clear_workspaces", TORCH_BOX(&clear_workspaces));
   m.impl("set_workspace_limit", TORCH_BOX(&set_workspace_limit));
 }
 

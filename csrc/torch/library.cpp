@@ -31,5 +31,6 @@ STABLE_TORCH_LIBRARY(densecrf_gpu, m) {
   m.def("cpu_isa() -> str");
   // The bytes of work memory kept between calls, and their bound.
   m.def("workspace_bytes() -> int");
+  m.def("clear_workspaces() -> ()");
   m.def("set_workspace_limit(int bytes) -> ()");
 }
