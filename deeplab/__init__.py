@@ -1,0 +1,15 @@
+"""DeepLab v1, v2, v3 and v3+: the papers' networks in PyTorch, with atrous convolution throughout.
+
+model = deeplab.build("deeplabv3plus_resnet101", num_classes=21, output_stride=16)
+scores = model(model.normalize(images))  # uint8 RGB [B, 3, H, W] to [B, 21, H, W]
+model.set_output_stride(8)  # the same weights, twice as dense
+"""
+
+from __future__ import annotations
+
+from .config import Config
+from .inputs import normalize
+from .models import DeepLab
+from .registry import MODELS, build, model_config
+
+__all__ = ["MODELS", "Config", "DeepLab", "build", "model_config", "normalize"]

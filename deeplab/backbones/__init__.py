@@ -1,0 +1,46 @@
+"""The backbones, by name."""
+
+from __future__ import annotations
+
+from deeplab.config import Config
+
+from .base import Backbone, Levels, Stage, atrous_plan
+from .mobilenet import MobileNetV2
+from .resnet import DEPTHS, ResNet
+from .vgg import VGG16
+from .xception import Xception65
+
+__all__ = [
+    "VGG16",
+    "Backbone",
+    "Levels",
+    "MobileNetV2",
+    "ResNet",
+    "Stage",
+    "Xception65",
+    "atrous_plan",
+    "build_backbone",
+]
+
+
+def build_backbone(config: Config) -> Backbone:
+    """The backbone that a configuration names, at its output stride."""
+    backbone: Backbone
+    if config.backbone in DEPTHS:
+        backbone = ResNet(
+            DEPTHS[config.backbone],
+            multi_grid=config.multi_grid,
+            stride_in_1x1=config.stride_in_1x1,
+            ceil_pool=config.ceil_pool,
+            contract_dilation=config.contract_dilation,
+            deep_stem=config.deep_stem,
+            cascade=config.cascade,
+        )
+    elif config.backbone == "mobilenetv2":
+        backbone = MobileNetV2(config.variant)
+    elif config.backbone == "xception65":
+        backbone = Xception65(config.multi_grid, config.variant)
+    else:
+        backbone = VGG16()
+    backbone.set_output_stride(config.output_stride)
+    return backbone

@@ -1,0 +1,175 @@
+"""Everything about a DeepLab that its tensors do not say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+BACKBONES = ("vgg16", "resnet50", "resnet101", "mobilenetv2", "xception65")
+HEADS = ("linear", "sum", "aspp", "decoder")
+
+_CHOICES = {
+    "backbone": BACKBONES,
+    "head": HEADS,
+    "variant": ("paper", "vainf", "jfzhang"),
+    "separable": ("none", "paper", "plain"),
+    "inputs": ("imagenet", "caffe", "symmetric"),
+}
+
+_RESNETS = ("resnet50", "resnet101")
+_ATROUS_HEADS = ("sum", "aspp", "decoder")
+_ASPP_HEADS = ("aspp", "decoder")
+# The backbones, or heads, that read a field; the others must leave it at its default.
+_READ_BY_BACKBONE = {
+    "multi_grid": (*_RESNETS, "xception65"),
+    "stride_in_1x1": _RESNETS,
+    "ceil_pool": _RESNETS,
+    "contract_dilation": _RESNETS,
+    "deep_stem": _RESNETS,
+    "cascade": _RESNETS,
+    "variant": ("mobilenetv2", "xception65"),
+}
+_READ_BY_HEAD = {
+    "rates": _ATROUS_HEADS,
+    "rates_at": _ATROUS_HEADS,
+    "fov_kernel": ("sum",),
+    "fov_hidden": ("sum",),
+    "aspp_channels": _ASPP_HEADS,
+    "project_kernel": _ASPP_HEADS,
+    "separable": _ASPP_HEADS,
+    "neck": _ASPP_HEADS,
+    "dropout": _ASPP_HEADS,
+    "low_channels": ("decoder",),
+    "refinements": ("decoder",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A network, complete but for its weights; saved with them as JSON.
+
+    Args:
+        backbone: ``"vgg16"``, ``"resnet50"``, ``"resnet101"``, ``"mobilenetv2"``, ``"xception65"``.
+        head: ``"linear"``, a 1×1 classifier (cascade of v3); ``"sum"``, the summed classifiers of
+            v1 and v2; ``"aspp"`` of v3; ``"decoder"``, ASPP and decoder of v3+.
+        num_classes: channels of the scores.
+        output_stride: input size over that of the last map: 8, 16 or 32, or more in the cascade.
+        align_corners: of every bilinear interpolation: True in Caffe and TensorFlow, False in
+            torchvision and most of PyTorch.
+        scales: of the input, the first of them 1; the scores of several are fused by their maximum
+            (v2, MSC).
+        inputs: normalisation of the images, see ``normalize``.
+        auxiliary: a second classifier on the middle level, for training.
+        bn_eps: of batch normalisation in the head.
+        backbone_bn_eps: of batch normalisation in the backbone: 1e-3 in TensorFlow's Xception.
+        bn_momentum: 1 - decay, of all batch normalisation.
+        multi_grid: factors on the rates of the last stage's three units or convolutions.
+        stride_in_1x1: see ``ResNet``.
+        ceil_pool: see ``ResNet``.
+        contract_dilation: see ``ResNet``.
+        deep_stem: see ``ResNet``.
+        cascade: see ``ResNet``.
+        variant: see ``MobileNetV2`` and ``Xception65``.
+        rates: of the head's atrous convolutions at the output stride ``rates_at``.
+        rates_at: rates are scaled by ``rates_at / output_stride``; 0 keeps them at every stride.
+        fov_kernel: size of the summed classifiers' first kernel.
+        fov_hidden: channels of fc6 and fc7; 0 for classifiers of a single convolution.
+        aspp_channels: of ASPP's branches and everything behind.
+        project_kernel: size of the kernel behind ASPP's concatenation.
+        separable: form of the 3×3 convolutions in the head, see ``conv3x3``.
+        neck: a 3×3 convolution behind ASPP.
+        dropout: behind ASPP.
+        low_channels: of the reduced low-level features.
+        refinements: number of 3×3 convolutions in the decoder.
+
+    Raises:
+        ValueError: a value is not among the choices, or a field is set that the backbone or head
+            does not read.
+    """
+
+    backbone: str
+    head: str
+    num_classes: int = 21
+    output_stride: int = 16
+    align_corners: bool = True
+    scales: tuple[float, ...] = (1.0,)
+    inputs: str = "imagenet"
+    auxiliary: bool = False
+    bn_eps: float = 1e-5
+    backbone_bn_eps: float = 1e-5
+    bn_momentum: float = 3e-4
+
+    multi_grid: tuple[int, ...] = (1, 1, 1)
+    stride_in_1x1: bool = False
+    ceil_pool: bool = False
+    contract_dilation: bool = False
+    deep_stem: bool = False
+    cascade: int = 0
+    variant: str = "paper"
+
+    rates: tuple[int, ...] = (6, 12, 18)
+    rates_at: int = 16
+    fov_kernel: int = 3
+    fov_hidden: int = 0
+    aspp_channels: int = 256
+    project_kernel: int = 1
+    separable: str = "none"
+    neck: bool = False
+    dropout: float = 0.1
+    low_channels: int = 48
+    refinements: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("scales", "multi_grid", "rates"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"expected {name} to be one of {choices}, found {getattr(self, name)!r}"
+                )
+        for name in ("num_classes", "output_stride", "aspp_channels", "low_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"expected {name} >= 1, found {getattr(self, name)}")
+        if self.scales[:1] != (1.0,) or min(self.scales) <= 0:
+            raise ValueError(f"expected scales to be positive and to start at 1, got {self.scales}")
+        if self.head in _ATROUS_HEADS and not self.rates:
+            raise ValueError(f"the head {self.head!r} needs rates, found none")
+        if self.head == "decoder" and self.backbone == "vgg16":
+            raise ValueError("the decoder is not defined on vgg16: expected head 'aspp' or 'sum'")
+        if self.variant == "vainf" and self.backbone != "mobilenetv2":
+            raise ValueError(f"the variant 'vainf' is one of mobilenetv2, found {self.backbone!r}")
+        self._check_unread(self.backbone, _READ_BY_BACKBONE)
+        self._check_unread(self.head, _READ_BY_HEAD)
+        self.rates_for(self.output_stride)
+
+    def _check_unread(self, reader: str, table: dict[str, tuple[str, ...]]) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if reader not in table.get(field.name, (reader,)) and value != field.default:
+                raise ValueError(f"{reader!r} does not read {field.name}, found {value!r}")
+
+    def rates_for(self, output_stride: int) -> tuple[int, ...]:
+        """The head's rates at an output stride; ValueError if they are no whole numbers."""
+        if not self.rates_at or self.head not in _ATROUS_HEADS:
+            return self.rates
+        scaled = [(rate * self.rates_at, output_stride) for rate in self.rates]
+        if any(product % stride for product, stride in scaled):
+            raise ValueError(
+                f"rates {self.rates} at output stride {self.rates_at} are no whole numbers at "
+                f"{output_stride}"
+            )
+        return tuple(product // stride for product, stride in scaled)
+
+    def to_json(self) -> str:
+        """All fields, as one JSON object."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        """The inverse of ``to_json``; ValueError if a field is unknown."""
+        values: dict[str, Any] = json.loads(text)
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise ValueError(f"the configuration has unknown fields: {', '.join(unknown)}")
+        return cls(**values)

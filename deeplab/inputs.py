@@ -1,0 +1,70 @@
+"""The normalisations that networks were trained with, and the checks of their inputs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Of pixels in 0...255, in the order of the channels that the network sees.
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+CAFFE_MEAN_BGR = (104.008, 116.669, 122.675)
+
+
+def normalize(images: Tensor, scheme: str, full: float | None = None) -> Tensor:
+    """Turns RGB pictures into what a network was trained on.
+
+    ``"imagenet"``: mean and standard deviation of ImageNet; torchvision and most of PyTorch.
+    ``"caffe"``: BGR in 0...255 minus a mean; v1, v2 and their conversions. ``"symmetric"``:
+    [-1, 1]; TensorFlow's Xception and MobileNet.
+
+    Args:
+        images: ``[..., 3, H, W]``, RGB, uint8 or floating; left as it is.
+        scheme: one of the three.
+        full: the value of full intensity, 1.0 or 255.0: required of floating images, which do not
+            say it; 255 for uint8.
+
+    Returns:
+        The same shape; float32 for uint8, otherwise the images' dtype. Gradients flow.
+
+    Raises:
+        TypeError: the images are neither uint8 nor floating.
+        ValueError: there are not three channels, ``full`` is missing, or the scheme is unknown.
+    """
+    if not isinstance(images, Tensor) or not (
+        images.dtype == torch.uint8 or images.is_floating_point()
+    ):
+        found = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(f"expected images to be a uint8 or floating tensor, found {found}")
+    if images.dim() < 3 or images.shape[-3] != 3:
+        raise ValueError(f"expected images [..., 3, H, W], found {list(images.shape)}")
+    if images.dtype == torch.uint8:
+        images, full = images.float(), 255.0 if full is None else full
+    if full is None or full <= 0:
+        raise ValueError(f"floating images need full=1.0 or full=255.0, found {full}")
+    pixels = images * (255.0 / full)
+
+    def channels(values: tuple[float, ...]) -> Tensor:
+        return torch.tensor(values, dtype=pixels.dtype, device=pixels.device)[:, None, None]
+
+    if scheme == "imagenet":
+        return (pixels - channels(IMAGENET_MEAN)) / channels(IMAGENET_STD)
+    if scheme == "caffe":
+        return pixels.flip(-3) - channels(CAFFE_MEAN_BGR)
+    if scheme == "symmetric":
+        return pixels / 127.5 - 1
+    raise ValueError(f"expected scheme to be imagenet, caffe or symmetric, found {scheme!r}")
+
+
+def check_images(images: Tensor, smallest: int) -> None:
+    """Raises TypeError or ValueError unless ``images`` is a floating ``[B, 3, H, W]``."""
+    if not isinstance(images, Tensor):
+        raise TypeError(f"expected images to be a tensor, found {type(images).__name__}")
+    if not images.is_floating_point():
+        raise TypeError(f"expected normalised floating images, found {images.dtype}: see normalize")
+    if images.dim() != 4 or images.shape[1] != 3:
+        raise ValueError(f"expected images [B, 3, H, W], found {list(images.shape)}")
+    # Only compared where it can fail: a traced size is not to be specialised.
+    if smallest > 1 and (images.shape[2] < smallest or images.shape[3] < smallest):
+        found = f"{images.shape[2]}×{images.shape[3]}"
+        raise ValueError(f"expected images of {smallest}×{smallest} pixels or more, found {found}")

@@ -1,0 +1,197 @@
+"""DeepLab: a backbone and a head, run at one scale or several."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Literal, overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .aspp import ASPP, SummedASPP
+from .backbones import build_backbone
+from .config import Config
+from .decoder import AuxiliaryHead, Decoder
+from .inputs import check_images, normalize
+from .layers import conv3x3, init_classifier, init_weights, resize, set_batch_norm
+
+
+class DeepLab(nn.Module):
+    """DeepLab v1, v2, v3 or v3+, as its configuration says.
+
+    Pictures of any size, odd ones and single pixels included, in batches of any size: where batch
+    normalisation meets a single value per channel, it does not train on it (``BatchNorm2d``).
+
+    Args:
+        config: what to build; ``build`` makes the papers' networks by name.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self._config = config
+        self.backbone = build_backbone(config)
+        channels = self.backbone.channels
+        self.aspp: ASPP | None = None
+        self.neck: nn.Module | None = None
+        self.decoder: Decoder | None = None
+        self.classifier: nn.Conv2d | SummedASPP
+        if config.head == "sum":
+            self.classifier = SummedASPP(
+                channels.high,
+                config.num_classes,
+                branches=len(config.rates),
+                kernel=config.fov_kernel,
+                hidden=config.fov_hidden,
+            )
+        elif config.head == "linear":
+            self.classifier = nn.Conv2d(channels.high, config.num_classes, 1)
+            init_classifier(self.classifier)
+        else:
+            self._build_aspp(config)
+        self.auxiliary = (
+            AuxiliaryHead(channels.mid, config.num_classes) if config.auxiliary else None
+        )
+        set_batch_norm(self, eps=config.bn_eps, momentum=config.bn_momentum)
+        set_batch_norm(self.backbone, eps=config.backbone_bn_eps, momentum=config.bn_momentum)
+        self._set_rates(config)
+
+    def _build_aspp(self, config: Config) -> None:
+        width = config.aspp_channels
+        self.aspp = ASPP(
+            self.backbone.channels.high,
+            width,
+            branches=len(config.rates),
+            separable=config.separable,
+            project_kernel=config.project_kernel,
+        )
+        if config.neck:
+            self.neck = conv3x3(width, width, separable=config.separable)
+            init_weights(self.neck)
+        if config.head == "decoder":
+            self.decoder = Decoder(
+                self.backbone.channels.low,
+                width,
+                low_channels=config.low_channels,
+                refinements=config.refinements,
+                separable=config.separable,
+                align_corners=config.align_corners,
+            )
+        self.classifier = nn.Conv2d(width, config.num_classes, 1)
+        init_classifier(self.classifier)
+
+    @property
+    def config(self) -> Config:
+        """What was built, with the output stride now in force."""
+        return self._config
+
+    @property
+    def output_stride(self) -> int:
+        """Size of the input over that of the backbone's last map."""
+        return self._config.output_stride
+
+    def set_output_stride(self, output_stride: int) -> None:
+        """Changes strides and rates in place, keeping all weights (v3, section 4.1).
+
+        Raises:
+            ValueError: the backbone or the head's rates do not allow that output stride; the
+                network stays as it was.
+        """
+        config = dataclasses.replace(self._config, output_stride=output_stride)
+        self.backbone.set_output_stride(output_stride)
+        self._set_rates(config)
+        self._config = config
+
+    def _set_rates(self, config: Config) -> None:
+        rates = config.rates_for(config.output_stride)
+        if isinstance(self.classifier, SummedASPP):
+            self.classifier.set_rates(rates)
+        if self.aspp is not None:
+            self.aspp.set_rates(rates)
+
+    def normalize(self, images: Tensor, full: float | None = None) -> Tensor:
+        """RGB pictures as this network wants them, see ``deeplab.normalize``."""
+        return normalize(images, self._config.inputs, full)
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Class scores at one scale and at the network's own stride: 4 with a decoder.
+
+        ``images`` are normalised, ``[B, 3, H, W]``; the result is ``[B, num_classes, h, w]``.
+        """
+        return self._scores(images)[0]
+
+    def _scores(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The scores, and the backbone's middle level."""
+        levels = self.backbone(images)
+        x = levels.high
+        if self.aspp is not None:
+            x = F.dropout(self.aspp(x), self._config.dropout, self.training)
+            if self.neck is not None:
+                x = self.neck(x)
+            if self.decoder is not None:
+                x = self.decoder(x, levels.low)
+        return self.classifier(x), levels.mid
+
+    @overload
+    def forward(self, images: Tensor, *, training_maps: Literal[False] = ...) -> Tensor: ...
+
+    @overload
+    def forward(self, images: Tensor, *, training_maps: Literal[True]) -> tuple[Tensor, ...]: ...
+
+    def forward(
+        self, images: Tensor, *, training_maps: bool = False
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Class scores (logits) at the size of the images.
+
+        Gradients flow to images and weights.
+
+        Args:
+            images: ``[B, 3, H, W]``, normalised, floating.
+            training_maps: the maps that the paper's losses look at instead. v1 and v2: the scores
+                at the output stride, to be compared with every stride-th label; with several
+                scales the fused scores come first, then those of each scale, at the size of the
+                first unless 1 / scale is whole, when they keep their own size and are to be
+                compared with every (stride / scale)-th label. v3 and v3+: the scores at the size
+                of the images, then the auxiliary ones if there are any.
+
+        Returns:
+            ``[B, num_classes, H, W]``, or the maps.
+
+        Raises:
+            TypeError: the images are not a floating tensor.
+            ValueError: their shape is another.
+        """
+        check_images(images, self.backbone.smallest)
+        size, align = images.shape[2:], self._config.align_corners
+        first, mid = self._scores(images)
+        maps = [first, *(self.scores(self._rescale(images, s)) for s in self._config.scales[1:])]
+        resized = [first, *(resize(m, first.shape[2:], align) for m in maps[1:])]
+        fused = torch.stack(resized).amax(0) if len(maps) > 1 else first
+        if not training_maps:
+            return resize(fused, size, align)
+        if len(maps) > 1:
+            own_size = [Fraction(s).numerator == 1 for s in self._config.scales]
+            kept = (m if own else r for m, r, own in zip(maps, resized, own_size, strict=True))
+            return (fused, *kept)
+        if self._config.head == "sum":
+            return (first,)
+        auxiliary = () if self.auxiliary is None else (resize(self.auxiliary(mid), size, align),)
+        return (resize(first, size, align), *auxiliary)
+
+    def _rescale(self, images: Tensor, scale: float) -> Tensor:
+        """The images at another scale, at least one pixel wide.
+
+        Aligned corners: (size - 1) scale + 1 pixels, 321 to 241 and 161. Otherwise size · scale
+        pixels, whose coordinates map by the scale itself and not by the ratio of the sizes.
+        """
+        ratio = Fraction(scale).limit_denominator(64)
+        p, q = ratio.numerator, ratio.denominator
+        if self._config.align_corners:
+            return resize(images, [(s - 1) * p // q + 1 for s in images.shape[2:]], True)
+        at_least_one: Callable[[int, int], int] = torch.sym_max
+        size = [at_least_one(s * p // q, 1) for s in images.shape[2:]]
+        upsample = torch.ops.aten.upsample_bilinear2d.default
+        out: Tensor = upsample(images, size, False, scale, scale)
+        return out

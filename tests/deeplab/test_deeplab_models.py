@@ -1,0 +1,217 @@
+"""The networks against the papers: sizes, parameters, what each map is."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import deeplab
+from deeplab.layers import resize
+
+SIZES = [(1, 1), (1, 2), (7, 5), (33, 65), (48, 50)]
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def on_meta(name: str, **options: object) -> deeplab.DeepLab:
+    with torch.device("meta"):
+        return deeplab.build(name, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "millions"),
+    [
+        ("deeplabv1_vgg16", {}, 20.5),
+        ("deeplabv1_vgg16_7x7", {}, 134.3),
+        ("deeplabv1_vgg16_4x4", {}, 65.1),
+        ("deeplabv1_vgg16_4x4_fov224", {}, 65.1),
+        ("deeplabv2_resnet101", {}, 44.05),
+        # torchvision's and VainF's v3 have one 3×3 convolution more than the paper's.
+        ("deeplabv3_resnet50", {"neck": True}, 39.64),
+        ("deeplabv3_resnet101", {"neck": True}, 58.63),
+        ("deeplabv3_resnet101", {"neck": True, "auxiliary": True}, 61.00),
+        # VainF's v3+ refines once, the paper's twice.
+        ("deeplabv3plus_resnet101", {"refinements": 1}, 58.75),
+        ("deeplabv3plus_resnet101", {}, 59.34),
+        ("deeplabv3plus_xception65", {}, 41.06),
+    ],
+)
+def test_parameters_are_those_of_the_papers_and_releases(
+    name: str, options: dict[str, object], millions: float
+) -> None:
+    assert abs(parameters(on_meta(name, **options)) / 1e6 - millions) < 0.05
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", deeplab.MODELS)
+def test_scores_have_the_size_of_the_images(name: str, size: tuple[int, int]) -> None:
+    model = on_meta(name, num_classes=4).eval()
+    scores = model(torch.empty(2, 3, *size, device="meta"))
+    assert scores.shape == (2, 4, *size)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_scores_of_several_scales_are_fused_by_their_maximum(align_corners: bool) -> None:
+    model = deeplab.build(
+        "deeplabv2_resnet101", num_classes=3, backbone="resnet50", align_corners=align_corners
+    ).eval()
+    images = torch.randn(1, 3, 65, 49)
+    with torch.no_grad():
+        fused, full, middle, half = model(images, training_maps=True)
+        scores = model(images)
+    # 321 gives 241 and 161 with aligned corners; here 65×49 gives 33×25 or 32×24.
+    assert full.shape == middle.shape == fused.shape == (1, 3, 9, 7)
+    assert half.shape == (1, 3, 5, 4)
+    expected = torch.maximum(torch.maximum(full, middle), resize(half, (9, 7), align_corners))
+    assert torch.equal(fused, expected)
+    assert torch.equal(scores, resize(fused, (65, 49), align_corners))
+
+
+def test_the_released_sizes_of_the_scales_are_241_and_161() -> None:
+    model = on_meta("deeplabv2_resnet101").eval()
+    images = torch.empty(1, 3, 321, 321, device="meta")
+    assert [model._rescale(images, s).shape[-1] for s in (0.75, 0.5)] == [241, 161]
+    maps = model(images, training_maps=True)
+    assert [m.shape[-1] for m in maps] == [41, 41, 41, 21]
+
+
+def test_without_aligned_corners_coordinates_map_by_the_scale_itself() -> None:
+    model = on_meta("deeplabv2_resnet101", align_corners=False)
+    images = torch.randn(1, 3, 47, 33)
+    expected = nn.functional.interpolate(images, scale_factor=0.75, mode="bilinear")
+    assert torch.equal(model._rescale(images, 0.75), expected)
+    assert model._rescale(images[:, :, :1, :1], 0.5).shape == (1, 3, 1, 1)
+
+
+def test_training_maps_of_v1_stay_at_the_output_stride() -> None:
+    model = on_meta("deeplabv1_vgg16")
+    (scores,) = model(torch.empty(1, 3, 321, 321, device="meta"), training_maps=True)
+    assert scores.shape == (1, 21, 41, 41)
+
+
+def test_training_maps_of_v3_have_the_size_of_the_images() -> None:
+    model = on_meta("deeplabv3_resnet50", auxiliary=True)
+    maps = model(torch.empty(2, 3, 65, 33, device="meta"), training_maps=True)
+    assert [m.shape for m in maps] == [(2, 21, 65, 33)] * 2
+
+
+def test_the_decoder_of_v3plus_works_at_stride_4() -> None:
+    model = on_meta("deeplabv3plus_xception65").eval()
+    assert model.scores(torch.empty(1, 3, 513, 513, device="meta")).shape == (1, 21, 129, 129)
+    assert model.decoder.reduce.conv.weight.shape == (48, 256, 1, 1)
+    assert model.decoder.refine[0].depthwise.conv.weight.shape == (304, 1, 3, 3)
+
+
+def test_low_features_of_xception_are_taken_before_the_strided_convolution() -> None:
+    model = on_meta("deeplabv3plus_xception65").eval()
+    levels = model.backbone(torch.empty(1, 3, 65, 65, device="meta"))
+    assert [m.shape[1:] for m in levels] == [(256, 17, 17), (728, 5, 5), (2048, 5, 5)]
+
+
+def test_the_v3_head_is_aspp_with_the_papers_rates() -> None:
+    model = on_meta("deeplabv3_resnet101")
+    assert [conv.conv.dilation[0] for conv in model.aspp.atrous] == [6, 12, 18]
+    model.set_output_stride(8)
+    assert [conv.conv.dilation[0] for conv in model.aspp.atrous] == [12, 24, 36]
+
+
+def test_rates_of_resnet_follow_multi_grid_and_output_stride() -> None:
+    def rates(model: deeplab.DeepLab, layer: int) -> list[int]:
+        return [unit.atrous.conv.dilation[0] for unit in model.backbone.layers[layer - 1]]
+
+    model = on_meta("deeplabv3_resnet50")
+    assert (rates(model, 3), rates(model, 4)) == ([1] * 6, [2, 4, 8])
+    model.set_output_stride(8)
+    assert (rates(model, 3), rates(model, 4)) == ([2] * 6, [4, 8, 16])
+
+    cascade = on_meta("deeplabv3_cascade_resnet50")
+    assert [rates(cascade, n)[0] for n in (4, 5, 6, 7)] == [2, 4, 8, 16]  # v3, figure 3 (b)
+    cascade.set_output_stride(256)
+    assert [rates(cascade, n) for n in (4, 5, 6, 7)] == [[1, 2, 4]] * 4
+
+    torchvision = on_meta(
+        "deeplabv3_resnet50", output_stride=8, contract_dilation=True, multi_grid=(1, 1, 1)
+    )
+    assert (rates(torchvision, 3), rates(torchvision, 4)) == ([1] + [2] * 5, [2, 4, 4])
+
+
+def test_v2_strides_in_the_first_convolution_and_has_rates_2_and_4() -> None:
+    layers = on_meta("deeplabv2_resnet101").backbone.layers
+    assert [layer[0].reduce.conv.stride[0] for layer in layers] == [1, 2, 1, 1]
+    assert {unit.atrous.conv.dilation for unit in layers[2]} == {(2, 2)}
+    assert {unit.atrous.conv.dilation for unit in layers[3]} == {(4, 4)}
+
+
+def test_batch_normalisation_has_the_papers_eps_and_momentum() -> None:
+    def found(module: nn.Module) -> set[tuple[float, float | None]]:
+        return {(m.eps, m.momentum) for m in module.modules() if isinstance(m, nn.BatchNorm2d)}
+
+    model = on_meta("deeplabv3plus_xception65")
+    assert found(model.backbone) == {(1e-3, 3e-4)}
+    assert found(model.aspp) == found(model.decoder) == {(1e-5, 3e-4)}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backbone": "resnet18"}, "backbone to be one of"),
+        ({"output_stride": 12}, r"output_stride to be one of \[4, 8, 16, 32\], found 12"),
+        ({"output_stride": 64}, "no whole numbers at 64"),
+        ({"num_classes": 0}, "num_classes >= 1"),
+        ({"cascade": 1, "backbone": "mobilenetv2"}, "does not read"),
+        ({"fov_hidden": 7}, "'decoder' does not read fov_hidden, found 7"),
+        ({"scales": (0.5, 1.0)}, "start at 1"),
+        ({"multi_grid": (1, 2)}, "expected 3 factors"),
+        ({"rates": ()}, "needs rates"),
+    ],
+)
+def test_configurations_that_cannot_be_are_refused(
+    options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        on_meta("deeplabv3plus_resnet50", **options)
+
+
+def test_unknown_names_and_options_are_refused() -> None:
+    with pytest.raises(ValueError, match="found 'deeplabv4'"):
+        deeplab.build("deeplabv4")
+    with pytest.raises(TypeError, match="atrous"):
+        deeplab.build("deeplabv3_resnet50", atrous=True)
+
+
+def test_a_configuration_survives_json() -> None:
+    for name in deeplab.MODELS:
+        config = deeplab.model_config(name, num_classes=5)
+        assert deeplab.Config.from_json(config.to_json()) == config
+    with pytest.raises(ValueError, match="unknown fields: depth"):
+        deeplab.Config.from_json('{"backbone": "resnet50", "head": "aspp", "depth": 3}')
+
+
+def test_a_failed_change_of_stride_leaves_the_network_alone() -> None:
+    model = on_meta("deeplabv3_resnet50")
+    with pytest.raises(ValueError, match="found 24"):
+        model.set_output_stride(24)
+    assert model.output_stride == 16
+    assert model.backbone.layers[3][0].atrous.conv.dilation == (2, 2)
+    assert dataclasses.asdict(model.config)["output_stride"] == 16
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), TypeError, "normalised floating"),
+        (torch.zeros(3, 8, 8), ValueError, r"\[B, 3, H, W\], found \[3, 8, 8\]"),
+        (torch.zeros(1, 4, 8, 8), ValueError, r"found \[1, 4, 8, 8\]"),
+        ([1.0], TypeError, "found list"),
+    ],
+)
+def test_images_of_another_kind_are_refused(
+    images: Tensor, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        deeplab.build("deeplabv3_mobilenetv2")(images)
