@@ -3,13 +3,28 @@
 model = deeplab.build("deeplabv3plus_resnet101", num_classes=21, output_stride=16)
 scores = model(model.normalize(images))  # uint8 RGB [B, 3, H, W] to [B, 21, H, W]
 model.set_output_stride(8)  # the same weights, twice as dense
+
+    model = deeplab.load("deeplabv3_resnet101_coco-586e9e4e.pth")  # torchvision's, and others'
 """
 
 from __future__ import annotations
 
+from .checkpoints import CheckpointError, convert, load, load_backbone, save
 from .config import Config
 from .inputs import normalize
 from .models import DeepLab
 from .registry import MODELS, build, model_config
 
-__all__ = ["MODELS", "Config", "DeepLab", "build", "model_config", "normalize"]
+__all__ = [
+    "MODELS",
+    "CheckpointError",
+    "Config",
+    "DeepLab",
+    "build",
+    "convert",
+    "load",
+    "load_backbone",
+    "model_config",
+    "normalize",
+    "save",
+]

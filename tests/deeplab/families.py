@@ -1,0 +1,314 @@
+"""Networks of other code bases, written down function by function under their own names.
+
+Each draws its weights as it runs, so that one run gives a state dict and the scores that belong to
+it. Nothing here is shared with the package under test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Weights:
+    """Random tensors, made where they are first used."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Tensor] = {}
+
+    def conv(
+        self, name: str, x: Tensor, out: int, k: int = 1, *, s: int = 1, r: int = 1,
+        p: int | None = None, groups: int = 1, bias: bool = False,
+    ) -> Tensor:  # fmt: skip
+        shape = (out, x.shape[1] // groups, k, k)
+        if name + ".weight" not in self.state:
+            fan = shape[1] * k * k
+            weight = torch.randn(shape, dtype=x.dtype) * (2 / fan) ** 0.5
+            self.state[name + ".weight"] = weight
+            if bias:
+                self.state[name + ".bias"] = torch.randn(out, dtype=x.dtype)
+        padding = r * (k // 2) if p is None else p
+        bias_of = self.state.get(name + ".bias")
+        return F.conv2d(x, self.state[name + ".weight"], bias_of, s, padding, r, groups)
+
+    def bn(self, name: str, x: Tensor) -> Tensor:
+        if name + ".weight" not in self.state:
+            like = {"dtype": x.dtype}
+            channels = x.shape[1]
+            self.state |= {
+                name + ".weight": torch.rand(channels, **like) * 0.5 + 0.5,
+                name + ".bias": torch.randn(channels, **like) * 0.1,
+                name + ".running_mean": torch.randn(channels, **like) * 0.1,
+                name + ".running_var": torch.rand(channels, **like) + 0.5,
+                name + ".num_batches_tracked": torch.tensor(3),
+            }
+        w, b, m, v = (
+            self.state[f"{name}.{leaf}"]
+            for leaf in ("weight", "bias", "running_mean", "running_var")
+        )
+        return F.batch_norm(x, m, v, w, b, False, 0.0, 1e-5)
+
+
+def bilinear(x: Tensor, size: Sequence[int], align: bool = False) -> Tensor:
+    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=align)
+
+
+def torchvision_resnet50(
+    w: Weights, p: str, x: Tensor, layers: Sequence[tuple[int, Sequence[int]]], deep: bool = False
+) -> list[Tensor]:
+    """``layers``: stride and rates of the units, of layer1 ... layer4."""
+    if deep:
+        for i, (out, stride) in enumerate(((32, 2), (32, 1), (64, 1))):
+            x = w.conv(f"{p}stem.{3 * i}", x, out, 3, s=stride)
+            x = w.bn(f"{p}stem.{3 * i + 1}", x).relu()
+    else:
+        x = w.bn(p + "bn1", w.conv(p + "conv1", x, 64, 7, s=2)).relu()
+    x = F.max_pool2d(x, 3, 2, 1)
+    maps = []
+    for number, (stride, rates) in enumerate(layers, start=1):
+        width = 32 * 2**number
+        for i, rate in enumerate(rates):
+            u, s = f"{p}layer{number}.{i}.", stride if i == 0 else 1
+            h = w.bn(u + "bn1", w.conv(u + "conv1", x, width)).relu()
+            h = w.bn(u + "bn2", w.conv(u + "conv2", h, width, 3, s=s, r=rate)).relu()
+            h = w.bn(u + "bn3", w.conv(u + "conv3", h, 4 * width))
+            if i == 0:
+                x = w.bn(u + "downsample.1", w.conv(u + "downsample.0", x, 4 * width, s=s))
+            x = (x + h).relu()
+        maps.append(x)
+    return maps
+
+
+CONTRACTED_8 = ((1, [1] * 3), (2, [1] * 4), (1, [1] + [2] * 5), (1, [2, 4, 4]))
+CONTRACTED_16 = ((1, [1] * 3), (2, [1] * 4), (2, [1] * 6), (1, [1, 2, 2]))
+UNIFORM_16 = ((1, [1] * 3), (2, [1] * 4), (2, [1] * 6), (1, [2, 2, 2]))
+MULTI_GRID_16 = ((1, [1] * 3), (2, [1] * 4), (2, [1] * 6), (1, [2, 4, 8]))
+
+
+def torchvision_aspp(w: Weights, p: str, x: Tensor, rates: Sequence[int], k: int = 3) -> Tensor:
+    branches = [w.bn(p + "convs.0.1", w.conv(p + "convs.0.0", x, 256)).relu()]
+    for i, rate in enumerate(rates, start=1):
+        if k:
+            h = w.conv(f"{p}convs.{i}.0", x, 256, k, r=rate)
+        else:  # separable, with nothing between
+            h = w.conv(f"{p}convs.{i}.0.0", x, x.shape[1], 3, r=rate, groups=x.shape[1])
+            h = w.conv(f"{p}convs.{i}.0.1", h, 256)
+        branches.append(w.bn(f"{p}convs.{i}.1", h).relu())
+    h = F.adaptive_avg_pool2d(x, 1)
+    h = w.bn(p + "convs.4.2", w.conv(p + "convs.4.1", h, 256)).relu()
+    branches.append(bilinear(h, x.shape[2:]))
+    return w.bn(p + "project.1", w.conv(p + "project.0", torch.cat(branches, 1), 256)).relu()
+
+
+def torchvision_v3(w: Weights, images: Tensor) -> Tensor:
+    maps = torchvision_resnet50(w, "backbone.", images, CONTRACTED_8)
+    x = torchvision_aspp(w, "classifier.0.", maps[3], (12, 24, 36))
+    x = w.bn("classifier.2", w.conv("classifier.1", x, 256, 3)).relu()
+    return bilinear(w.conv("classifier.4", x, 5, bias=True), images.shape[2:])
+
+
+def _vainf_head(w: Weights, low: Tensor, high: Tensor, size: Sequence[int]) -> Tensor:
+    low = w.bn("classifier.project.1", w.conv("classifier.project.0", low, 48)).relu()
+    x = torchvision_aspp(w, "classifier.aspp.", high, (6, 12, 18))
+    x = torch.cat([low, bilinear(x, low.shape[2:])], 1)
+    x = w.bn("classifier.classifier.1", w.conv("classifier.classifier.0", x, 256, 3)).relu()
+    return bilinear(w.conv("classifier.classifier.3", x, 5, bias=True), size)
+
+
+def vainf_v3plus(w: Weights, images: Tensor) -> Tensor:
+    maps = torchvision_resnet50(w, "backbone.", images, CONTRACTED_16)
+    return _vainf_head(w, maps[0], maps[3], images.shape[2:])
+
+
+# Channels, stride and rate of units 1 ... 17, at output stride 16.
+_MOBILE = [(16, 1), (24, 2), (24, 1), (32, 2), (32, 1), (32, 1), (64, 2), (64, 1), (64, 1), (64, 1),
+           (96, 1), (96, 1), (96, 1)]  # fmt: skip
+_MOBILE_VAINF = [
+    *((c, s, 1) for c, s in _MOBILE),
+    (160, 1, 1),
+    (160, 1, 2),
+    (160, 1, 2),
+    (320, 1, 2),
+]
+_MOBILE_JFZHANG = [*((c, s, 1) for c, s in _MOBILE), *[(160, 1, 1)] * 3, (320, 1, 2)]
+
+
+def _mobile_unit(w: Weights, names: Sequence[str], x: Tensor, out: int, s: int, r: int) -> Tensor:
+    """``names``: of convolution and normalisation, in turn, of each step."""
+    hidden = x.shape[1] * (6 if len(names) == 6 else 1)
+    h = F.pad(x, (r, r, r, r))
+    if len(names) == 6:
+        h = F.relu6(w.bn(names[1], w.conv(names[0], h, hidden)))
+    h = w.conv(names[-4], h, hidden, 3, s=s, r=r, p=0, groups=hidden)
+    h = w.bn(names[-1], w.conv(names[-2], F.relu6(w.bn(names[-3], h)), out))
+    return x + h if s == 1 and x.shape[1] == out else h
+
+
+def vainf_mobilenet(w: Weights, images: Tensor) -> Tensor:
+    p = "backbone.low_level_features."
+    x = F.relu6(w.bn(p + "0.1", w.conv(p + "0.0", images, 32, 3, s=2, p=0)))
+    low = x
+    for i, (out, stride, rate) in enumerate(_MOBILE_VAINF, start=1):
+        c = f"backbone.{'low' if i < 4 else 'high'}_level_features.{i}.conv."
+        names = [c + n for n in ("0.0", "0.1", "1.0", "1.1", "2", "3")]
+        if i == 1:
+            names = [c + n for n in ("0.0", "0.1", "1", "2")]
+        x = _mobile_unit(w, names, x, out, stride, rate)
+        low = x if i == 3 else low
+    return _vainf_head(w, low, x, images.shape[2:])
+
+
+def _jfzhang_head(w: Weights, low: Tensor, high: Tensor, size: Sequence[int]) -> Tensor:
+    branches = []
+    for i, rate in enumerate((1, 6, 12, 18), start=1):
+        h = w.conv(f"aspp.aspp{i}.atrous_conv", high, 256, 1 if i == 1 else 3, r=rate)
+        branches.append(w.bn(f"aspp.aspp{i}.bn", h).relu())
+    h = w.conv("aspp.global_avg_pool.1", high.mean((2, 3), keepdim=True), 256)
+    h = w.bn("aspp.global_avg_pool.2", h).relu()
+    branches.append(bilinear(h, high.shape[2:], True))
+    x = w.bn("aspp.bn1", w.conv("aspp.conv1", torch.cat(branches, 1), 256)).relu()
+    low = w.bn("decoder.bn1", w.conv("decoder.conv1", low, 48)).relu()
+    x = torch.cat([bilinear(x, low.shape[2:], True), low], 1)
+    for i in (0, 4):
+        x = w.conv(f"decoder.last_conv.{i}", x, 256, 3)
+        x = w.bn(f"decoder.last_conv.{i + 1}", x).relu()
+    return bilinear(w.conv("decoder.last_conv.8", x, 5, bias=True), size, True)
+
+
+def jfzhang_resnet(w: Weights, images: Tensor) -> Tensor:
+    maps = torchvision_resnet50(w, "backbone.", images, MULTI_GRID_16)
+    return _jfzhang_head(w, maps[0], maps[3], images.shape[2:])
+
+
+def jfzhang_mobilenet(w: Weights, images: Tensor) -> Tensor:
+    x = w.conv("backbone.features.0.0", images, 32, 3, s=2)
+    x = low = F.relu6(w.bn("backbone.features.0.1", x))
+    for i, (out, stride, rate) in enumerate(_MOBILE_JFZHANG, start=1):
+        steps = (0, 1, 3, 4) if i == 1 else (0, 1, 3, 4, 6, 7)
+        names = [f"backbone.features.{i}.conv.{n}" for n in steps]
+        x = _mobile_unit(w, names, x, out, stride, rate)
+        low = x if i == 3 else low
+    scores = _jfzhang_head(w, low, x, images.shape[2:])
+    for key, tensor in list(w.state.items()):  # the same tensors under a second name
+        if key.startswith("backbone.features."):
+            level = "low" if int(key.split(".")[2]) < 4 else "high"
+            w.state[key.replace("features", f"{level}_level_features")] = tensor
+    return scores
+
+
+def _jfzhang_separable(w: Weights, n: str, x: Tensor, out: int, s: int = 1, r: int = 1) -> Tensor:
+    h = w.conv(n + ".conv1", x, x.shape[1], 3, s=s, r=r, groups=x.shape[1])
+    return w.conv(n + ".pointwise", w.bn(n + ".bn", h), out)
+
+
+def jfzhang_xception(w: Weights, images: Tensor) -> Tensor:
+    b = "backbone."
+    x = w.bn(b + "bn1", w.conv(b + "conv1", images, 32, 3, s=2)).relu()
+    x = w.bn(b + "bn2", w.conv(b + "conv2", x, 64, 3)).relu()
+    low = x
+    for number in range(1, 21):
+        outs, stride = [728] * 3, 1
+        if number <= 3:
+            outs, stride = [(128, 256, 728)[number - 1]] * 3, 2
+        if number == 20:
+            outs = [728, 1024, 1024]
+        first = 0 if number <= 2 else 1
+        x = x if first == 0 else x.relu()  # in place: the shortcut sees it
+        h = x
+        for i, out in enumerate(outs):
+            n = f"{b}block{number}.rep."
+            h = h if i == 0 else h.relu()
+            h = _jfzhang_separable(w, f"{n}{first + 3 * i}", h, out, stride if i == 2 else 1)
+            h = w.bn(f"{n}{first + 3 * i + 1}", h)
+        if x.shape[1] != outs[-1] or stride > 1:
+            n = f"{b}block{number}."
+            x = w.bn(n + "skipbn", w.conv(n + "skip", x, outs[-1], s=stride))
+        x = x + h
+        if number == 1:
+            x = low = x.relu()
+    x = x.relu()
+    for i, out in ((3, 1536), (4, 1536), (5, 2048)):
+        x = w.bn(f"{b}bn{i}", _jfzhang_separable(w, f"{b}conv{i}", x, out, r=2)).relu()
+    return _jfzhang_head(w, low, x, images.shape[2:])
+
+
+def _kazuto(w: Weights, x: Tensor) -> Tensor:
+    def unit(n: str, x: Tensor, out: int, k: int = 1, s: int = 1, r: int = 1) -> Tensor:
+        return w.bn(n + ".bn", w.conv(n + ".conv", x, out, k, s=s, r=r))
+
+    x = F.max_pool2d(unit("base.layer1.conv1", x, 64, 7, 2).relu(), 3, 2, 1, ceil_mode=True)
+    for layer, (depth, stride, rate) in enumerate(
+        ((3, 1, 1), (4, 2, 1), (6, 1, 2), (3, 1, 4)), start=2
+    ):
+        width = 16 * 2**layer
+        for i in range(1, depth + 1):
+            n, s = f"base.layer{layer}.block{i}.", stride if i == 1 else 1
+            h = unit(n + "reduce", x, width, s=s).relu()
+            h = unit(n + "conv3x3", h, width, 3, r=rate).relu()
+            h = unit(n + "increase", h, 4 * width)
+            x = unit(n + "shortcut", x, 4 * width, s=s) if i == 1 else x
+            x = (x + h).relu()
+    return sum(
+        w.conv(f"base.aspp.c{i}", x, 5, 3, r=rate, bias=True)
+        for i, rate in enumerate((6, 12, 18, 24))
+    )
+
+
+def kazuto_v2(w: Weights, images: Tensor) -> Tensor:
+    scores = _kazuto(w, images)
+    maps = [scores]
+    for scale in (0.5, 0.75):
+        h = F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
+        maps.append(bilinear(_kazuto(w, h), scores.shape[2:]))
+    return bilinear(torch.stack(maps).max(0)[0], images.shape[2:])
+
+
+def smp_v3plus(w: Weights, images: Tensor) -> Tensor:
+    maps = torchvision_resnet50(w, "encoder.", images, UNIFORM_16)
+    x = torchvision_aspp(w, "decoder.aspp.0.", maps[3], (12, 24, 36), k=0)
+    x = w.conv("decoder.aspp.1.1", w.conv("decoder.aspp.1.0", x, 256, 3, groups=256), 256)
+    x = w.bn("decoder.aspp.2", x).relu()
+    low = w.bn("decoder.block1.1", w.conv("decoder.block1.0", maps[0], 48)).relu()
+    x = torch.cat([F.interpolate(x, scale_factor=4, mode="bilinear", align_corners=True), low], 1)
+    x = w.conv("decoder.block2.0.1", w.conv("decoder.block2.0.0", x, 304, 3, groups=304), 256)
+    x = w.bn("decoder.block2.1", x).relu()
+    x = w.conv("segmentation_head.0", x, 5, bias=True)
+    return F.interpolate(x, scale_factor=4, mode="bilinear", align_corners=True)
+
+
+def mmseg_v3plus(w: Weights, images: Tensor) -> Tensor:
+    def module(n: str, x: Tensor, out: int, k: int = 1, r: int = 1, groups: int = 1) -> Tensor:
+        return w.bn(n + ".bn", w.conv(n + ".conv", x, out, k, r=r, groups=groups)).relu()
+
+    def separable(n: str, x: Tensor, out: int, r: int = 1) -> Tensor:
+        h = module(n + ".depthwise_conv", x, x.shape[1], 3, r, x.shape[1])
+        return module(n + ".pointwise_conv", h, out)
+
+    d = "decode_head."
+    maps = torchvision_resnet50(w, "backbone.", images, CONTRACTED_8, deep=True)
+    x = maps[3]
+    pool = module(d + "image_pool.1", F.adaptive_avg_pool2d(x, 1), 512)
+    branches = [bilinear(pool, x.shape[2:]), module(d + "aspp_modules.0", x, 512)]
+    branches += [separable(f"{d}aspp_modules.{i}", x, 512, 12 * i) for i in (1, 2, 3)]
+    x = module(d + "bottleneck", torch.cat(branches, 1), 512, 3)
+    low = module(d + "c1_bottleneck", maps[0], 48)
+    x = torch.cat([bilinear(x, low.shape[2:]), low], 1)
+    for i in (0, 1):
+        x = separable(f"{d}sep_bottleneck.{i}", x, 512)
+    return bilinear(w.conv(d + "conv_seg", x, 5, bias=True), images.shape[2:])
+
+
+FAMILIES = {
+    "torchvision v3": torchvision_v3,
+    "VainF v3+": vainf_v3plus,
+    "VainF v3+ MobileNetV2": vainf_mobilenet,
+    "jfzhang95 v3+": jfzhang_resnet,
+    "jfzhang95 v3+ MobileNetV2": jfzhang_mobilenet,
+    "jfzhang95 v3+ Xception": jfzhang_xception,
+    "kazuto1011 v2": kazuto_v2,
+    "segmentation_models.pytorch v3+": smp_v3plus,
+    "mmsegmentation v3+": mmseg_v3plus,
+}

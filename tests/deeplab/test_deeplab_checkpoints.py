@@ -1,0 +1,281 @@
+"""Checkpoints: each family's forward pass, the published key lists, files and their wrappers."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from pathlib import Path
+
+import families
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import deeplab
+from deeplab.checkpoints.names import Renaming
+
+KEY_LISTS = Path(__file__).parents[3] / "shared" / "reference" / "checkpoint_keys"
+needs_lists = pytest.mark.skipif(
+    not KEY_LISTS.is_dir(), reason="the published key lists (../shared) are not here"
+)
+
+
+def key_list(name: str) -> dict[str, Tensor]:
+    """Zeros of the listed names, shapes and dtypes, of one element each in memory."""
+    state = {}
+    for line in (KEY_LISTS / f"{name}.txt").read_text().splitlines():
+        key, shape, dtype = line.split("\t")
+        state[key] = torch.zeros((), dtype=getattr(torch, dtype)).expand(ast.literal_eval(shape))
+    return state
+
+
+@pytest.mark.parametrize("name", families.FAMILIES)
+def test_a_converted_network_computes_what_the_familys_own_code_does(name: str) -> None:
+    weights = families.Weights()
+    # Wide, so that the larger rates see more than their centre; smp takes multiples of 16.
+    size = (32, 192) if name.startswith("seg") else (35, 193)
+    images = torch.randn(1, 3, *size, dtype=torch.float64)
+    expected = families.FAMILIES[name](weights, images)
+    state, config = deeplab.convert(weights.state)
+    with torch.device("meta"):
+        model = deeplab.DeepLab(config)
+    model.load_state_dict(state, assign=True)
+    with torch.no_grad():
+        scores = model.eval()(images)
+    spread = expected.std().item()
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-9 * spread)
+
+
+LISTS = {
+    "tv_deeplabv3_resnet50_aux0": ("aspp", "resnet50", 39.64),
+    "tv_deeplabv3_resnet50_aux1": ("aspp", "resnet50", 42.00),
+    "tv_deeplabv3_resnet101_aux0": ("aspp", "resnet101", 58.63),
+    "tv_deeplabv3_resnet101_aux1": ("aspp", "resnet101", 61.00),
+    "kazuto_deeplabv1_resnet101": ("linear", "resnet101", 42.69),
+    "kazuto_deeplabv2_resnet101_msc": ("sum", "resnet101", 44.05),
+    "kazuto_deeplabv3_resnet101_msc_os16": ("aspp", "resnet101", 58.04),
+    "kazuto_deeplabv3plus_resnet101_msc_os16": ("decoder", "resnet101", 59.34),
+    "vainf_deeplabv3_resnet50": ("aspp", "resnet50", 39.64),
+    "vainf_deeplabv3_resnet101": ("aspp", "resnet101", 58.63),
+    "vainf_deeplabv3_mobilenet": ("aspp", "mobilenetv2", 5.11),
+    "vainf_deeplabv3plus_resnet50": ("decoder", "resnet50", 39.76),
+    "vainf_deeplabv3plus_resnet101": ("decoder", "resnet101", 58.75),
+    "vainf_deeplabv3plus_mobilenet": ("decoder", "mobilenetv2", 5.23),
+    "jfzhang_deeplabv3plus_resnet": ("decoder", "resnet101", 59.34),
+    # The list counts the backbone's 1.81 M twice.
+    "jfzhang_deeplabv3plus_mobilenet": ("decoder", "mobilenetv2", 5.82),
+    "jfzhang_deeplabv3plus_xception": ("decoder", "xception65", 54.71),
+    "smp_deeplabv3_resnet50": ("aspp", "resnet50", 39.64),
+    "smp_deeplabv3plus_resnet101": ("decoder", "resnet101", 45.67),
+}
+
+
+@needs_lists
+@pytest.mark.parametrize("name", LISTS)
+def test_every_published_key_is_used_and_has_its_shape(name: str) -> None:
+    published = key_list(name)
+    state, config = deeplab.convert(published)
+    with torch.device("meta"):
+        model = deeplab.DeepLab(config)
+    wanted = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    assert {key: tensor.shape for key, tensor in state.items()} == wanted
+    twice = sum(".features." in key for key in published) if "jfzhang" in name else 0
+    assert len(wanted) == len(published) - twice
+    head, backbone, millions = LISTS[name]
+    assert (config.head, config.backbone) == (head, backbone)
+    assert config.num_classes == (91 if "v1" in name else 21)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.006)
+
+
+@needs_lists
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("tv_fcn_resnet50_aux1", "torchvision"),
+        ("tv_deeplabv3_mobilenet_v3_large_aux0", "torchvision"),
+        ("hf_mobilenetv2_deeplabv3", "does not have mobilenet_v2.conv_stem"),
+        ("vainf_deeplabv3plus_xception", "VainF"),
+    ],
+)
+def test_published_networks_of_other_kinds_are_named_in_the_refusal(
+    name: str, nearest: str
+) -> None:
+    with pytest.raises(deeplab.CheckpointError, match=nearest) as raised:
+        deeplab.convert(key_list(name), name)
+    assert name in str(raised.value)
+    assert len(str(raised.value)) < 1000
+
+
+@needs_lists
+@pytest.mark.parametrize(
+    ("name", "model", "options"),
+    [
+        ("tv_vgg16", "deeplabv1_vgg16", {}),
+        ("tv_resnet50", "deeplabv3_resnet50", {}),
+        ("tv_resnet101", "deeplabv3plus_resnet101", {}),
+        ("tv_mobilenet_v2", "deeplabv3plus_mobilenetv2", {}),
+        ("tv_fcn_resnet101_aux0", "deeplabv3_resnet101", {}),
+        ("tv_deeplabv3_resnet50_aux1", "deeplabv3plus_resnet50", {}),
+        ("kazuto_deeplabv1_resnet101", "deeplabv2_resnet101", {}),
+        ("jfzhang_deeplabv3plus_xception", "deeplabv3plus_xception65", {}),
+    ],
+)
+def test_backbones_start_from_published_networks(
+    tmp_path: Path, name: str, model: str, options: dict[str, object]
+) -> None:
+    network = deeplab.build(model, **options)
+    torch.save(key_list(name), tmp_path / "file.pth")
+    head = network.classifier.state_dict()
+    head = {key: tensor.clone() for key, tensor in head.items()}
+    deeplab.load_backbone(network, tmp_path / "file.pth")
+    weights = [p for k, p in network.backbone.named_parameters()]
+    assert not any(p.any() for p in weights)
+    assert all(torch.equal(t, head[k]) for k, t in network.classifier.state_dict().items())
+
+
+def tiny() -> deeplab.DeepLab:
+    return deeplab.build("deeplabv3plus_mobilenetv2", num_classes=2, output_stride=8).eval()
+
+
+@pytest.fixture(scope="module")
+def vainf() -> dict[str, Tensor]:
+    weights = families.Weights()
+    families.vainf_mobilenet(weights, torch.randn(1, 3, 33, 33))
+    return weights.state
+
+
+def test_a_saved_network_comes_back_with_its_configuration(tmp_path: Path) -> None:
+    model = tiny()
+    path = tmp_path / "model.safetensors"
+    deeplab.save(model.to(memory_format=torch.channels_last), path)
+    loaded = deeplab.load(path)
+    assert loaded.config == model.config
+    assert not loaded.training
+    assert all(p.requires_grad for p in loaded.parameters())
+    images = torch.randn(1, 3, 33, 49)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images), model(images), rtol=1e-4, atol=1e-5)
+    assert deeplab.load(path, output_stride=16).output_stride == 16
+
+
+def test_a_fused_pyramid_is_saved_as_well(tmp_path: Path) -> None:
+    model = deeplab.build("deeplabv2_resnet101", backbone="resnet50", num_classes=2)
+    deeplab.save(model, tmp_path / "v2.safetensors")
+    loaded = deeplab.load(tmp_path / "v2.safetensors")
+    assert loaded.config.scales == (1.0, 0.75, 0.5)
+    assert all(torch.equal(a, b) for a, b in zip(
+        loaded.state_dict().values(), model.state_dict().values(), strict=True))  # fmt: skip
+
+
+def test_own_files_have_one_ending_and_one_version(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"ending with \.safetensors, found"):
+        deeplab.save(tiny(), tmp_path / "model.pth")
+    path = tmp_path / "later.safetensors"
+    save_file({"a": torch.zeros(1)}, path, metadata={"format": "deeplab 2"})
+    with pytest.raises(deeplab.CheckpointError, match="'deeplab 2', expected 'deeplab 1'"):
+        deeplab.load(path)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"model_state": state, "best_score": np.float64(0.7), "cur_itrs": 3},
+        lambda state: {"state_dict": {f"module.{k}": t for k, t in state.items()}, "epoch": 1},
+        lambda state: {"model": state, "args": argparse.Namespace(lr=0.1)},
+        lambda state: {"state_dict": {f"model._orig_mod.{k}": t for k, t in state.items()}},
+    ],
+    ids=["plain", "VainF", "DataParallel", "torchvision", "Lightning"],
+)
+def test_wrappers_are_taken_off(tmp_path: Path, vainf: dict[str, Tensor], wrap) -> None:
+    torch.save(wrap(vainf), tmp_path / "best_deeplabv3plus_mobilenet_voc_os8.pth")
+    model = deeplab.load(tmp_path / "best_deeplabv3plus_mobilenet_voc_os8.pth")
+    assert model.output_stride == 8  # the name says it
+    assert model.config.variant == "vainf"
+    first = vainf["classifier.classifier.0.weight"]
+    ours = model.decoder.refine[0].conv.weight
+    assert torch.equal(ours[:, 256:], first[:, :48])
+    assert torch.equal(ours[:, :256], first[:, 48:])
+
+
+def test_options_win_over_the_familys_defaults(tmp_path: Path, vainf: dict[str, Tensor]) -> None:
+    torch.save(vainf, tmp_path / "file_os8.pth")
+    model = deeplab.load(tmp_path / "file_os8.pth", output_stride=16, inputs="symmetric")
+    assert (model.output_stride, model.config.inputs) == (16, "symmetric")
+
+
+def test_files_without_batch_counts_load(tmp_path: Path, vainf: dict[str, Tensor]) -> None:
+    torch.save({k: t for k, t in vainf.items() if "tracked" not in k}, tmp_path / "old.pth")
+    assert deeplab.load(tmp_path / "old.pth").backbone.stem.bn.num_batches_tracked == 0
+
+
+def test_other_types_are_refused_unless_allowed(tmp_path: Path, vainf: dict[str, Tensor]) -> None:
+    torch.save({"model": vainf, "data": Path("voc")}, tmp_path / "file.pth")
+    with pytest.raises(deeplab.CheckpointError, match=r"allow=\[\.\.\.\]") as raised:
+        deeplab.load(tmp_path / "file.pth")
+    assert "PosixPath" in str(raised.value)
+    allowed = (type(Path()), "pathlib.PosixPath")
+    assert deeplab.load(tmp_path / "file.pth", allow=[allowed]).output_stride == 16
+
+
+def test_unknown_files_are_told_the_nearest_family(vainf: dict[str, Tensor]) -> None:
+    changed = {key.replace("classifier.aspp.convs.0", "other"): t for key, t in vainf.items()}
+    with pytest.raises(deeplab.CheckpointError) as raised:
+        deeplab.convert(changed, "file.pth")
+    message = str(raised.value)
+    assert "Nearest is VainF v3+" in message
+    assert "other.0.weight" in message
+    assert "would need classifier.aspp.convs.0.0.weight" in message
+
+
+def test_surplus_and_missing_keys_are_named(tmp_path: Path, vainf: dict[str, Tensor]) -> None:
+    with pytest.raises(
+        deeplab.CheckpointError, match=r"looks like VainF v3\+.*1 of.*extra\.weight"
+    ):
+        deeplab.convert({**vainf, "extra.weight": torch.zeros(1)})
+    short = dict(vainf)
+    del short["classifier.aspp.project.1.bias"]
+    short["classifier.aspp.project.1.weight"] = torch.zeros(3)
+    torch.save(short, tmp_path / "short.pth")
+    with pytest.raises(
+        deeplab.CheckpointError,
+        match=r"1 missing: aspp.project.bn.bias; 1 of other shape: .*is \[3\], expected \[256\]",
+    ):
+        deeplab.load(tmp_path / "short.pth")
+
+
+def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        deeplab.load(tmp_path / "none.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(deeplab.CheckpointError, match="holds a list"):
+        deeplab.load(tmp_path / "list.pth")
+    torch.save({"epoch": 3}, tmp_path / "epoch.pth")
+    with pytest.raises(deeplab.CheckpointError, match="holds no tensors"):
+        deeplab.load(tmp_path / "epoch.pth")
+    (tmp_path / "bad.safetensors").write_bytes(b"no")
+    with pytest.raises(deeplab.CheckpointError, match="is no safetensors file"):
+        deeplab.load(tmp_path / "bad.safetensors")
+
+
+def test_a_backbone_of_another_kind_is_refused(tmp_path: Path, vainf: dict[str, Tensor]) -> None:
+    torch.save(vainf, tmp_path / "file.pth")
+    with pytest.raises(deeplab.CheckpointError, match="and the backbone vgg16 do not fit"):
+        deeplab.load_backbone(deeplab.build("deeplabv1_vgg16"), tmp_path / "file.pth")
+
+
+def test_the_renaming_language() -> None:
+    renaming = Renaming(
+        [
+            ("a<n>.[x|y].b<i>", "[u|v].<n-1>.<i>"),
+            ("a1.[x|y]", "s.[u|v]"),
+            ("p.[0|1].[2|3]", "q.[a|b].[c|d]"),
+        ]
+    )
+    assert renaming("a12.y.b3.weight") == "v.11.3.weight"
+    assert renaming("a1.x.running_mean") == "s.u.running_mean"
+    assert renaming("p.1.2.bias") == "q.b.c.bias"
+    assert renaming("p.1.2.other") is None
+    assert renaming("aXy.b.weight") is None
