@@ -6,7 +6,10 @@ import importlib
 
 import torch
 
-REBUILD = "run `python setup.py build_ext --inplace` (or `pip install --no-build-isolation .`) in the source tree"
+REBUILD = (
+    "run `python setup.py build_ext --inplace` (or `pip install --no-build-isolation .`) "
+    "in the source tree"
+)
 
 
 def _load(name: str) -> bool:

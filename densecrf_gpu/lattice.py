@@ -62,7 +62,7 @@ class PermutohedralLattice:
     def filter(
         self, values: Tensor, normalization: str | None = None, adjoint: bool = False
     ) -> Tensor:
-        """Filters values over the points of the lattice; no gradient flows.
+        """Filters values over the points of the lattice; gradients flow to the values, exactly.
 
         Args:
             values: ``[..., N, C]`` for features ``[N, d]``, ``[B, N, C]`` for features
@@ -79,7 +79,6 @@ class PermutohedralLattice:
         Raises:
             TypeError: the dtype of ``values`` is another.
             ValueError: its shape or device does not fit the lattice, or an entry is not finite.
-            RuntimeError: it requires grad.
         """
         normalization = "none" if normalization is None else normalization
         check_choice("normalization", normalization, ops.NORMALIZATIONS)
@@ -109,7 +108,6 @@ class PermutohedralLattice:
             expected = f"[..., {points}, C]"
         if not fits:
             raise ValueError(f"expected values of shape {expected}, found {list(values.shape)}")
-        ops.refuse_gradients("PermutohedralLattice.filter", values)
         check_finite("values", values)
 
 
@@ -119,7 +117,7 @@ def permutohedral_filter(
     """Filters values with a Gaussian over features, through a lattice that is used once.
 
     The same as ``PermutohedralLattice(features).filter(values, normalization, adjoint)``, whose
-    shapes, dtypes, modes and errors apply.
+    shapes, dtypes, modes, errors and gradients apply.
     """
     return PermutohedralLattice(features).filter(values, normalization, adjoint)
 

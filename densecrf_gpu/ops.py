@@ -3,8 +3,9 @@
 These functions trust their arguments as the operators do: shapes and types are checked in C++,
 values are not. The classes and functions of the package check values first.
 
-No operator is differentiable: one that is called in grad mode with a tensor that requires grad
-raises RuntimeError, rather than return a result cut off from the graph.
+``lattice_filter`` is differentiable in its values. No other operator is differentiable: one that
+is called in grad mode with a tensor that requires grad raises RuntimeError, rather than return a
+result cut off from the graph.
 """
 
 from __future__ import annotations
@@ -154,7 +155,8 @@ def lattice_filter(
         adjoint: applies the exact transpose instead.
 
     Returns:
-        ``[B, N, C]``.
+        ``[B, N, C]``. The filter is linear in ``values``, so their gradient is the other of the
+        filter and its adjoint, exactly, and can be differentiated again.
     """
     result: Tensor = torch.ops.densecrf_gpu.lattice_filter.default(
         *lattice, values, normalization, adjoint
@@ -167,6 +169,21 @@ def _(
     points: Tensor, vertices: Tensor, values: Tensor, normalization: str, adjoint: bool
 ) -> Tensor:
     return torch.empty_like(values, memory_format=torch.contiguous_format)
+
+
+def _filter_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    points, vertices, _, ctx.normalization, ctx.adjoint = inputs
+    ctx.save_for_backward(points, vertices)
+
+
+def _filter_backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, None, None]:
+    lattice = LatticeData(*ctx.saved_tensors)
+    return None, None, lattice_filter(lattice, grad, ctx.normalization, not ctx.adjoint), None, None
+
+
+torch.library.register_autograd(
+    "densecrf_gpu::lattice_filter", _filter_backward, setup_context=_filter_context
+)
 
 
 def mean_field(
@@ -255,5 +272,4 @@ def set_workspace_limit(limit: int) -> None:
 
 _declare_not_differentiable("build_lattice")
 _declare_not_differentiable("build_image_lattice")
-_declare_not_differentiable("lattice_filter")
 _declare_not_differentiable("mean_field")

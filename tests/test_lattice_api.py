@@ -185,8 +185,6 @@ def test_unknown_normalization_is_refused() -> None:
 def test_tensors_that_require_grad_are_refused_rather_than_detached() -> None:
     with pytest.raises(RuntimeError, match="not differentiable"):
         PermutohedralLattice(points().requires_grad_())
-    with pytest.raises(RuntimeError, match="not differentiable"):
-        PermutohedralLattice(points()).filter(values().requires_grad_())
 
 
 def test_tensors_that_require_grad_are_accepted_without_grad_mode() -> None:
