@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from .inputs import SCHEMES
+
 BACKBONES = ("vgg16", "resnet50", "resnet101", "mobilenetv2", "xception65")
 HEADS = ("linear", "sum", "aspp", "decoder")
 
@@ -14,7 +16,7 @@ _CHOICES = {
     "head": HEADS,
     "variant": ("paper", "vainf", "jfzhang"),
     "separable": ("none", "paper", "plain"),
-    "inputs": ("imagenet", "caffe", "symmetric"),
+    "inputs": SCHEMES,
 }
 
 _RESNETS = ("resnet50", "resnet101")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Of pixels in 0...255, in the order of the channels that the network sees.
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
-CAFFE_MEAN_BGR = (104.008, 116.669, 122.675)
+# By scheme: whether the network sees BGR; mean and standard deviation of its channels in 0...255.
+_SCHEMES = {
+    "imagenet": (False, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    "caffe": (True, (104.008, 116.669, 122.675), (1.0, 1.0, 1.0)),
+    "symmetric": (False, (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+}
+SCHEMES = tuple(_SCHEMES)
 
 
 def normalize(images: Tensor, scheme: str, full: float | None = None) -> Tensor:
@@ -42,18 +45,14 @@ def normalize(images: Tensor, scheme: str, full: float | None = None) -> Tensor:
         images, full = images.float(), 255.0 if full is None else full
     if full is None or full <= 0:
         raise ValueError(f"floating images need full=1.0 or full=255.0, found {full}")
-    pixels = images * (255.0 / full)
-
-    def channels(values: tuple[float, ...]) -> Tensor:
-        return torch.tensor(values, dtype=pixels.dtype, device=pixels.device)[:, None, None]
-
-    if scheme == "imagenet":
-        return (pixels - channels(IMAGENET_MEAN)) / channels(IMAGENET_STD)
-    if scheme == "caffe":
-        return pixels.flip(-3) - channels(CAFFE_MEAN_BGR)
-    if scheme == "symmetric":
-        return pixels / 127.5 - 1
-    raise ValueError(f"expected scheme to be imagenet, caffe or symmetric, found {scheme!r}")
+    if scheme not in _SCHEMES:
+        raise ValueError(f"expected scheme to be one of {SCHEMES}, found {scheme!r}")
+    bgr, mean, std = _SCHEMES[scheme]
+    planes = (images * (255.0 / full)).unbind(-3)
+    if bgr:
+        planes = planes[::-1]
+    # Plane by plane: a tensor of constants would have to be sent to the device each time.
+    return torch.stack([(p - m) / s for p, m, s in zip(planes, mean, std, strict=True)], -3)
 
 
 def check_images(images: Tensor, smallest: int) -> None:

@@ -172,7 +172,7 @@ class DeepLab(nn.Module):
         if not training_maps:
             return resize(fused, size, align)
         if len(maps) > 1:
-            own_size = [Fraction(s).numerator == 1 for s in self._config.scales]
+            own_size = [_ratio(s).numerator == 1 for s in self._config.scales]
             kept = (m if own else r for m, r, own in zip(maps, resized, own_size, strict=True))
             return (fused, *kept)
         if self._config.head == "sum":
@@ -186,8 +186,7 @@ class DeepLab(nn.Module):
         Aligned corners: (size - 1) scale + 1 pixels, 321 to 241 and 161. Otherwise size · scale
         pixels, whose coordinates map by the scale itself and not by the ratio of the sizes.
         """
-        ratio = Fraction(scale).limit_denominator(64)
-        p, q = ratio.numerator, ratio.denominator
+        p, q = _ratio(scale).as_integer_ratio()
         if self._config.align_corners:
             return resize(images, [(s - 1) * p // q + 1 for s in images.shape[2:]], True)
         at_least_one: Callable[[int, int], int] = torch.sym_max
@@ -195,3 +194,8 @@ class DeepLab(nn.Module):
         upsample = torch.ops.aten.upsample_bilinear2d.default
         out: Tensor = upsample(images, size, False, scale, scale)
         return out
+
+
+def _ratio(scale: float) -> Fraction:
+    """A scale as the fraction that is meant: sizes stay whole numbers, also traced ones."""
+    return Fraction(scale).limit_denominator(64)

@@ -117,7 +117,7 @@ _TORCHVISION: Options = {
     "dropout": 0.5,
     "bn_momentum": 0.1,
 }
-_KAZUTO: Options = {
+_MSRA: Options = {
     "align_corners": False,
     "stride_in_1x1": True,
     "ceil_pool": True,
@@ -126,7 +126,7 @@ _KAZUTO: Options = {
 }
 
 
-def _kazuto(structure: Options) -> Options:
+def _msra(structure: Options) -> Options:
     if structure["head"] == "sum":
         return {"output_stride": 8, "rates": (6, 12, 18, 24), "rates_at": 8}
     if structure["head"] == "linear":
@@ -158,10 +158,17 @@ FAMILIES = (
         "kazuto1011 with multi-scale inputs",
         ("base.layer1.conv1.conv.weight",),
         names.under("base.", names.KAZUTO),
-        {**_KAZUTO, "scales": (1.0, 0.75, 0.5)},
-        _kazuto,
+        {**_MSRA, "scales": (1.0, 0.75, 0.5)},
+        _msra,
     ),
-    Family("kazuto1011", ("layer1.conv1.conv.weight",), names.KAZUTO, _KAZUTO, _kazuto),
+    Family("kazuto1011", ("layer1.conv1.conv.weight",), names.KAZUTO, _MSRA, _msra),
+    Family(
+        "isht7",
+        ("Scale.layer5.conv2d_list.0.weight",),
+        names.ISHT7,
+        {**_MSRA, "align_corners": True, "scales": (1.0, 0.75, 0.5)},
+        _msra,
+    ),
     Family(
         "VainF v3",
         ("classifier.classifier.0.convs.0.0.weight",),

@@ -30,7 +30,7 @@ def load(
 ) -> DeepLab:
     """Builds the network that a checkpoint belongs to, with its weights, in evaluation mode.
 
-    Knows this package's own files (``save``) and those of torchvision, kazuto1011, VainF,
+    Knows this package's own files (``save``) and those of torchvision, kazuto1011, isht7, VainF,
     jfzhang95, segmentation_models.pytorch (ResNets) and mmsegmentation. Names, the order of
     concatenated channels, strides, rates, paddings, interpolation and the normalisation of the
     images become what the family's code does. What no file says is taken from the family's
@@ -49,6 +49,8 @@ def load(
         FileNotFoundError: there is no such file.
         CheckpointError: a ValueError: the file is of no known family or does not fit it. The
             message names the nearest family and the first keys that differ.
+        ValueError: an option's value is unknown.
+        TypeError: an option is no field of ``Config``.
     """
     path = Path(path)
     state, metadata = read(path, allow)

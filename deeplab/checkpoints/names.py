@@ -151,6 +151,10 @@ KAZUTO: tuple[Rule, ...] = (
     ("fc2.conv[1|2].[conv|bn]", "decoder.refine.[0|1].[conv|bn]"),
     ("fc2.conv3", "classifier"),
 )
+ISHT7: tuple[Rule, ...] = (
+    *under("Scale.", TORCHVISION_RESNET, "backbone."),
+    ("Scale.layer5.conv2d_list.<i>", "classifier.branches.<i>"),
+)
 VAINF_BACKBONES: tuple[Rule, ...] = (
     *under("backbone.", TORCHVISION_RESNET, "backbone."),
     *under("backbone.low_level_features.", TORCHVISION_MOBILENET, "backbone."),

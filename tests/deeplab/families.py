@@ -266,6 +266,29 @@ def kazuto_v2(w: Weights, images: Tensor) -> Tensor:
     return bilinear(torch.stack(maps).max(0)[0], images.shape[2:])
 
 
+def isht7_v2(w: Weights, images: Tensor) -> Tensor:
+    scores = _kazuto(w, images)
+    maps = [scores]
+    for scale in (0.75, 0.5):
+        h = bilinear(images, [int(size * scale) + 1 for size in images.shape[2:]], True)
+        maps.append(bilinear(_kazuto(w, h), scores.shape[2:], True))
+    units = {"reduce": "1", "conv3x3": "2", "increase": "3"}
+    for key in list(w.state):  # the same network under torchvision's names
+        parts = key.split(".")[1:]
+        if parts[0] == "aspp":
+            new = ["layer5.conv2d_list", parts[1][1:], parts[2]]
+        elif parts[0] == "layer1":
+            new = [f"{parts[2]}1", parts[3]]
+        else:
+            new = [f"layer{int(parts[0][5:]) - 1}", str(int(parts[1][5:]) - 1)]
+            if parts[2] == "shortcut":
+                new += ["downsample", "0" if parts[3] == "conv" else "1", parts[4]]
+            else:
+                new += [parts[3] + units[parts[2]], parts[4]]
+        w.state[".".join(["Scale", *new])] = w.state.pop(key)
+    return bilinear(torch.stack(maps).max(0)[0], images.shape[2:], True)
+
+
 def smp_v3plus(w: Weights, images: Tensor) -> Tensor:
     maps = torchvision_resnet50(w, "encoder.", images, UNIFORM_16)
     x = torchvision_aspp(w, "decoder.aspp.0.", maps[3], (12, 24, 36), k=0)
@@ -309,6 +332,7 @@ FAMILIES = {
     "jfzhang95 v3+ MobileNetV2": jfzhang_mobilenet,
     "jfzhang95 v3+ Xception": jfzhang_xception,
     "kazuto1011 v2": kazuto_v2,
+    "isht7 v2": isht7_v2,
     "segmentation_models.pytorch v3+": smp_v3plus,
     "mmsegmentation v3+": mmseg_v3plus,
 }
