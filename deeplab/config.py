@@ -30,6 +30,7 @@ _READ_BY_BACKBONE = {
     "contract_dilation": _RESNETS,
     "deep_stem": _RESNETS,
     "cascade": _RESNETS,
+    "average_pool": ("vgg16",),
     "variant": ("mobilenetv2", "xception65"),
 }
 _READ_BY_HEAD = {
@@ -72,6 +73,7 @@ class Config:
         contract_dilation: see ``ResNet``.
         deep_stem: see ``ResNet``.
         cascade: see ``ResNet``.
+        average_pool: see ``VGG16``.
         variant: see ``MobileNetV2`` and ``Xception65``.
         rates: of the head's atrous convolutions at the output stride ``rates_at``.
         rates_at: rates are scaled by ``rates_at / output_stride``; 0 keeps them at every stride.
@@ -108,6 +110,7 @@ class Config:
     contract_dilation: bool = False
     deep_stem: bool = False
     cascade: int = 0
+    average_pool: bool = False
     variant: str = "paper"
 
     rates: tuple[int, ...] = (6, 12, 18)

@@ -7,14 +7,14 @@ from typing import Any
 from .config import Config
 from .models import DeepLab
 
-_V1: dict[str, Any] = {
+_VGG: dict[str, Any] = {
     "backbone": "vgg16",
     "head": "sum",
     "output_stride": 8,
     "rates_at": 8,
     "inputs": "caffe",
 }
-_V2_VGG: dict[str, Any] = {**_V1, "fov_hidden": 1024}
+_V1: dict[str, Any] = {**_VGG, "average_pool": True}
 _V2_RESNET: dict[str, Any] = {
     "backbone": "resnet101",
     "head": "sum",
@@ -45,10 +45,10 @@ _MODELS: dict[str, dict[str, Any]] = {
     "deeplabv1_vgg16_7x7": {**_V1, "rates": (4,), "fov_kernel": 7, "fov_hidden": 4096},
     "deeplabv1_vgg16_4x4": {**_V1, "rates": (4,), "fov_kernel": 4, "fov_hidden": 4096},
     "deeplabv1_vgg16_4x4_fov224": {**_V1, "rates": (8,), "fov_kernel": 4, "fov_hidden": 4096},
-    # v2, tables 3 and 4.
-    "deeplabv2_vgg16_largefov": {**_V2_VGG, "rates": (12,)},
-    "deeplabv2_vgg16_aspp_s": {**_V2_VGG, "rates": _ASPP_S},
-    "deeplabv2_vgg16_aspp_l": {**_V2_VGG, "rates": _ASPP_L},
+    # v2, tables 3 and 4. Its LargeFOV is v1's, trained longer.
+    "deeplabv2_vgg16_largefov": {**_V1, "rates": (12,), "fov_hidden": 1024},
+    "deeplabv2_vgg16_aspp_s": {**_VGG, "fov_hidden": 1024, "rates": _ASPP_S},
+    "deeplabv2_vgg16_aspp_l": {**_VGG, "fov_hidden": 1024, "rates": _ASPP_L},
     "deeplabv2_resnet101": {**_V2_RESNET, "rates": _ASPP_L},
     "deeplabv2_resnet101_largefov": {**_V2_RESNET, "rates": (12,)},
 }

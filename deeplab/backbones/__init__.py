@@ -41,6 +41,6 @@ def build_backbone(config: Config) -> Backbone:
     elif config.backbone == "xception65":
         backbone = Xception65(config.multi_grid, config.variant)
     else:
-        backbone = VGG16()
+        backbone = VGG16(config.average_pool)
     backbone.set_output_stride(config.output_stride)
     return backbone

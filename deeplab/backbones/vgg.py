@@ -17,11 +17,14 @@ class VGG16(Backbone):
 
     The kernel of the pools is 3 instead of VGG's 2, padded by 1 and rounding up, so that maps of
     (size - 1) / stride + 1 pixels lie on every stride-th pixel. A pool beyond the output stride
-    keeps its window and loses its stride; the convolutions behind it become atrous. After pool5
-    comes an average pool of 3×3.
+    keeps its window and loses its stride; the convolutions behind it become atrous.
+
+    Args:
+        average_pool: whether an average pool of 3×3 follows pool5, as in LargeFOV (pool5a); the
+            released ASPP networks have none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, average_pool: bool = False) -> None:
         super().__init__()
         layers: list[nn.Module] = []  # numbered as in torchvision's `features`
         inputs = 3
@@ -31,7 +34,7 @@ class VGG16(Backbone):
                 inputs = outputs
             layers.append(CeilMaxPool2d())
         self.features = nn.ModuleList(layers)
-        self.pool5a = nn.AvgPool2d(3, stride=1, padding=1)
+        self.pool5a = nn.AvgPool2d(3, stride=1, padding=1) if average_pool else nn.Identity()
         self.channels = Levels(128, 512, 512)
         init_weights(self)
         self.set_output_stride(8)
@@ -48,7 +51,7 @@ class VGG16(Backbone):
                 layer.stride, rate = stage.stride, stage.rate
 
     def forward(self, images: Tensor) -> Levels[Tensor]:
-        """``[B, 3, H, W]`` to pool2 ``[B, 128, ...]``, pool4 and pool5a ``[B, 512, ...]``."""
+        """``[B, 3, H, W]`` to maps of 128 (pool2), 512 (pool4) and 512 (the last pool) channels."""
         pools: list[Tensor] = []
         x = images
         for layer in self.features:

@@ -6,12 +6,11 @@ import dataclasses
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import deeplab
 from deeplab.layers import resize
-
-SIZES = [(1, 1), (1, 2), (7, 5), (33, 65), (48, 50)]
 
 
 def parameters(module: nn.Module) -> int:
@@ -47,12 +46,12 @@ def test_parameters_are_those_of_the_papers_and_releases(
     assert abs(parameters(on_meta(name, **options)) / 1e6 - millions) < 0.05
 
 
-@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", deeplab.MODELS)
-def test_scores_have_the_size_of_the_images(name: str, size: tuple[int, int]) -> None:
+def test_scores_have_the_size_of_the_images(name: str) -> None:
     model = on_meta(name, num_classes=4).eval()
-    scores = model(torch.empty(2, 3, *size, device="meta"))
-    assert scores.shape == (2, 4, *size)
+    for size in ((1, 1), (7, 2), (33, 50)):
+        scores = model(torch.empty(2, 3, *size, device="meta"))
+        assert scores.shape == (2, 4, *size)
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
@@ -70,6 +69,33 @@ def test_scores_of_several_scales_are_fused_by_their_maximum(align_corners: bool
     expected = torch.maximum(torch.maximum(full, middle), resize(half, (9, 7), align_corners))
     assert torch.equal(fused, expected)
     assert torch.equal(scores, resize(fused, (65, 49), align_corners))
+
+
+def caffes_vgg(state: dict[str, Tensor], x: Tensor, average_pool: bool) -> Tensor:
+    """conv1_1 ... pool5 (pool5a) of the released prototxt files, under torchvision's names."""
+    number = 0
+    for block, count in enumerate((2, 2, 3, 3, 3)):
+        for _ in range(count):
+            weight, bias = state[f"features.{number}.weight"], state[f"features.{number}.bias"]
+            rate = 2 if block == 4 else 1
+            x = F.conv2d(x, weight, bias, padding=rate, dilation=rate).relu()
+            number += 2
+        x = F.max_pool2d(x, 3, 2 if block < 3 else 1, padding=1, ceil_mode=True)
+        number += 1
+    return F.avg_pool2d(x, 3, 1, padding=1) if average_pool else x
+
+
+@pytest.mark.parametrize(
+    ("name", "average_pool"),
+    [("deeplabv1_vgg16", True), ("deeplabv2_vgg16_largefov", True),
+     ("deeplabv2_vgg16_aspp_s", False), ("deeplabv2_vgg16_aspp_l", False)],
+)  # fmt: skip
+def test_vgg_is_the_one_of_the_released_configurations(name: str, average_pool: bool) -> None:
+    backbone = deeplab.build(name, fov_hidden=8).double().backbone
+    images = torch.randn(1, 3, 30, 33, dtype=torch.float64)
+    with torch.no_grad():
+        expected = caffes_vgg(backbone.state_dict(), images, average_pool)
+        torch.testing.assert_close(backbone(images).high, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_the_released_sizes_of_the_scales_are_241_and_161() -> None:
