@@ -141,7 +141,10 @@ BACKBONES = {
 }
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize(
+    "name",
+    ["msra", "torchvision", "mobilenetv2", pytest.param("xception65", marks=pytest.mark.slow)],
+)
 def test_atrous_convolution_computes_the_plain_networks_responses_densely(name: str) -> None:
     backbone = BACKBONES[name]().double().eval()
     images = torch.randn(1, 3, 65, 97, dtype=torch.float64)

@@ -49,7 +49,7 @@ def test_parameters_are_those_of_the_papers_and_releases(
 @pytest.mark.parametrize("name", deeplab.MODELS)
 def test_scores_have_the_size_of_the_images(name: str) -> None:
     model = on_meta(name, num_classes=4).eval()
-    for size in ((1, 1), (7, 2), (33, 50)):
+    for size in ((1, 2), (33, 50)):
         scores = model(torch.empty(2, 3, *size, device="meta"))
         assert scores.shape == (2, 4, *size)
 
