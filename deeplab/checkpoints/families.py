@@ -106,7 +106,7 @@ def stride_in(file_name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-# ---- what each family's code does, see the project's notes on conversion -------------------------
+# ---- what each family's code does ----------------------------------------------------------------
 
 _TORCHVISION: Options = {
     "output_stride": 8,
