@@ -255,7 +255,7 @@ py::dict build_lattice(const Array<T>& features, int threads, uint32_t seed) {
   result["copy_cuts"] = copy_of(view.copy_cuts, view.parts + 1);
   result["ones"] = copy_of(view.ones, view.rows);
 
-  // chains[axis]: the rows of each chain; part_ends[axis]: chains before each cut.
+  // chains[axis]: the rows of each chain; part_chains[axis]: chains before the end of each part.
   std::vector<std::vector<std::vector<uint32_t>>> chains(axes);
   std::vector<std::vector<size_t>> part_chains(axes);
   for (int axis = 0; axis < axes; ++axis) {
