@@ -94,8 +94,8 @@ types: $(VENV)/.dev $(VENV)/.test  ## mypy --strict on the package and the bench
 # The C++ tests need no torch and no .venv. TSAN wants a fixed address space layout, where that is allowed.
 sanitize:  ## the C++ tests under ASAN + UBSAN, then under TSAN
 	$(PYTHON) tools/native.py --folder build/asan --run "" \
-	  --flags="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
-	$(PYTHON) tools/native.py --folder build/tsan --flags="-O1 -g -fsanitize=thread" \
+	  --flags="-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
+	$(PYTHON) tools/native.py --folder build/tsan --flags="-O1 -g1 -fsanitize=thread" \
 	  --run "$$(setarch $$(uname -m) -R true 2>/dev/null && echo setarch $$(uname -m) -R)"
 
 # Cross-compiles the CPU backend and its tests, and runs them where qemu can.

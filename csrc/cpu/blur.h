@@ -20,7 +20,7 @@ void blur_chains(const uint32_t* chain, int64_t begin, int64_t end, T* rows, int
   constexpr int64_t kAhead = 12, kLine = 64 / sizeof(T);
   T* at = rows + (chain[begin] >> 1) * stride;
   Values previous = Values::zero(), current = Values::load(at);
-  for (int64_t e = begin; e < end; ++e) {
+  for (int64_t e = begin; e < end - 1; ++e) {
     const T* ahead = rows + (chain[e + kAhead] >> 1) * stride;
 #pragma GCC unroll 4
     for (int64_t i = 0; i < kWidth; i += kLine) prefetch_write(ahead + i);
@@ -33,6 +33,8 @@ void blur_chains(const uint32_t* chain, int64_t begin, int64_t end, T* rows, int
     current = next;
     at = after;
   }
+  // A list is cut at chain ends: what follows the last entry is another task's.
+  (current + previous * T(0.5)).store(at);
 }
 
 // rows [lattice.rows, stride]: the first kWidth values of every row.
