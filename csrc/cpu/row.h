@@ -75,7 +75,9 @@ struct Row {
   HOST_DEVICE Row& operator+=(const Row& other) { return *this = *this + other; }
 
   // This row, or zeros.
-  HOST_DEVICE Row keep_if(bool keep) const { return {keep ? head : V{}, rest.keep_if(keep)}; }
+  HOST_DEVICE Row keep_if(bool keep) const {
+    return {keep_lanes<T, kLanes>(head, keep), rest.keep_if(keep)};
+  }
   HOST_DEVICE Row larger(const Row& other) const {
     return {max(head, other.head), rest.larger(other.rest)};
   }
