@@ -56,14 +56,18 @@ def test_wheel_serves_every_python_from_3_10(wheel: Path) -> None:
     assert tag.startswith("cp310-abi3-")
 
 
-def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     folders = {name.partition("/")[0] for name in names}
-    assert folders == {"densecrf_gpu", f"densecrf_gpu-{densecrf_gpu.__version__}.dist-info"}
+    assert folders == {
+        "deeplab",
+        "densecrf_gpu",
+        f"densecrf_gpu-{densecrf_gpu.__version__}.dist-info",
+    }
     libraries = {name for name in names if name.endswith(".so")}
     assert "densecrf_gpu/_C.abi3.so" in libraries
     assert libraries <= {"densecrf_gpu/_C.abi3.so", "densecrf_gpu/_CUDA.abi3.so"}
-    assert "densecrf_gpu/py.typed" in names
+    assert {"deeplab/py.typed", "densecrf_gpu/py.typed"} <= set(names)
     data = {f"densecrf_gpu/data/{path.name}" for path in (ROOT / "densecrf_gpu/data").iterdir()}
     assert data <= set(names)
 
