@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "normalization.h"
 #include "pass.h"
 
 namespace densecrf::inline DENSECRF_ISA {
@@ -30,30 +31,6 @@ struct FoldKernel {
   T alpha;
   T attraction;  // Potts weight, 1 for other compatibilities
 };
-
-// What splat multiplies the 16 values by, and slice, given n'.
-template <typename T>
-HOST_DEVICE void side_factors(cpu::Normalization normalization, T response, const T* total,
-                              T* splat, T* slice) {
-  for (int q = 0; q < kGroup; ++q) {
-    splat[q] = T(1);
-    slice[q] = response;
-  }
-  switch (normalization) {
-    case cpu::Normalization::kNone:
-      break;
-    case cpu::Normalization::kBefore:
-      for (int q = 0; q < kGroup; ++q) splat[q] = T(1) / total[q];
-      break;
-    case cpu::Normalization::kAfter:
-      for (int q = 0; q < kGroup; ++q) slice[q] = response / total[q];
-      break;
-    case cpu::Normalization::kSymmetric:
-      for (int q = 0; q < kGroup; ++q) splat[q] = T(1) / std::sqrt(total[q]);
-      for (int q = 0; q < kGroup; ++q) slice[q] = response * splat[q];
-      break;
-  }
-}
 
 // How far ahead the streams of the init pass are fetched: they are more than the machine follows by
 // itself.

@@ -2,10 +2,9 @@
 // per instruction set, with contraction of a*b+c.
 //
 // Channels go through the lattice in tiles, so that the work memory stays at rows * 32 values.
-#include <cmath>
-
 #include "../blur.h"
 #include "../memory.h"
+#include "../normalization.h"
 #include "tier.h"
 
 namespace densecrf::inline DENSECRF_ISA {
@@ -14,37 +13,39 @@ namespace {
 
 enum : size_t { kFactors, kRows };
 
+// The transpose of a filter normalised before is one normalised after, and the other way round.
+cpu::Normalization transposed(cpu::Normalization normalization) {
+  switch (normalization) {
+    case cpu::Normalization::kBefore:
+      return cpu::Normalization::kAfter;
+    case cpu::Normalization::kAfter:
+      return cpu::Normalization::kBefore;
+    default:
+      return normalization;
+  }
+}
+
 // What a point's values are multiplied by before splat and after slice, for all points of a band.
 template <typename T>
-void side_factors(const LatticeView<T>& lattice, const cpu::FilterArguments& arguments, int band,
+void band_factors(const LatticeView<T>& lattice, const cpu::FilterArguments& arguments, int band,
                   T* before, T* after) {
   const int vertices = lattice.vertices_per_point;
   const T alpha = response_scale<T>(vertices - 1);
   const T* ones = lattice.ones + lattice.row_base[band];
-  const auto mode = arguments.normalization;
-  const bool splat_side =
-      mode == (arguments.adjoint ? cpu::Normalization::kAfter : cpu::Normalization::kBefore);
+  const auto mode =
+      arguments.adjoint ? transposed(arguments.normalization) : arguments.normalization;
   for (int64_t g = lattice.first_block[band] * (kBlock / kGroup);
        g < lattice.first_block[band + 1] * (kBlock / kGroup); ++g) {
+    T total[kGroup];
     for (int q = 0; q < kGroup; ++q) {
       T n = 0;
       for (int r = 0; r < vertices; ++r) {
         const int64_t entry = (g * vertices + r) * kGroup + q;
         n += lattice.weight[entry] * ones[lattice.row[entry]];
       }
-      const T total = alpha * n + T(1e-20);
-      T splat = T(1), slice = alpha;
-      if (mode == cpu::Normalization::kSymmetric) {
-        splat = T(1) / std::sqrt(total);
-        slice = alpha * splat;
-      } else if (splat_side) {
-        splat = T(1) / total;
-      } else if (mode != cpu::Normalization::kNone) {
-        slice = alpha / total;
-      }
-      before[g * kGroup + q] = splat;
-      after[g * kGroup + q] = slice;
+      total[q] = alpha * n + T(1e-20);
     }
+    side_factors(mode, alpha, total, before + g * kGroup, after + g * kGroup);
   }
 }
 
@@ -110,7 +111,7 @@ void filter_all(const cpu::FilterArguments& arguments, const cpu::Executor& exec
   T* before = static_cast<T*>(workspace.buffer(kFactors).reserve(2 * padded * sizeof(T), 0));
   T* after = before + padded;
   parallel(executor, lattice.bands,
-           [&](int band) { side_factors(lattice, arguments, band, before, after); });
+           [&](int band) { band_factors(lattice, arguments, band, before, after); });
 
   constexpr int kWidest = 32;
   const int64_t widest = arguments.channels <= 4 ? 4 : arguments.channels <= 16 ? 16 : kWidest;
