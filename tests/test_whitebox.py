@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -197,35 +196,28 @@ def test_offers_keep_the_smallest_row_in_any_order(
 
 @st.composite
 def lattices(draw: st.DrawFn) -> tuple[torch.Tensor, dict[str, Any]]:
-    """Features [N, d] and their lattice, built in a number of bands by tasks in random order."""
+    """Features [N, d] and their lattice: one band, since a band has 4096 points at least."""
     n = draw(st.sampled_from([1, 15, 64, 65, 200, 500]))
     d = draw(st.integers(1, 9))
     dtype = draw(st.sampled_from([torch.float32, torch.float64]))
     # The widest of them at many dimensions makes keys of several words.
     spread = draw(st.sampled_from([0.0, 0.05, 0.3, 1.0, 20.0, 400.0]))
     points = spread * random_points(n, d, dtype=dtype, seed=draw(seeds))[0]
-    threads = draw(st.integers(1, 6))
-    return points, whitebox.build_lattice(points.numpy(), threads, draw(seeds))
+    return points, whitebox.build_lattice(points.numpy(), draw(st.integers(1, 6)), draw(seeds))
 
 
-def vertex_rows(points: torch.Tensor, built: dict[str, Any]) -> tuple[Array, Array]:
-    """Of every stored row of the lattice: its coordinates, and the row of its primary.
-
-    Both come from the points: a row is the vertex of whichever point names it, and the primary is
-    the smallest row of the same vertex.
-    """
+def row_coordinates(points: torch.Tensor, built: dict[str, Any]) -> Array:
+    """The coordinates [rows, d+1] of every row, from the points that name it."""
+    assert built["bands"] == 1
     keys = reference.embed(points).keys.numpy()
-    coordinates = np.full((built["rows"], points.shape[1] + 1), np.iinfo(np.int64).max)
-    for band in range(built["bands"]):
-        begin, end = 64 * built["first_block"][band], 64 * built["first_block"][band + 1]
-        for p in range(begin, min(end, len(points))):
-            rows = built["row_base"][band] + built["row"][p]
-            known = coordinates[rows, 0] != np.iinfo(np.int64).max
-            assert np.array_equal(coordinates[rows][known], keys[p][known])
-            coordinates[rows] = keys[p]
-    primary: dict[tuple[int, ...], int] = {}
-    of = [primary.setdefault(tuple(key), row) for row, key in enumerate(coordinates.tolist())]
-    return coordinates, np.array(of)
+    unknown = np.iinfo(np.int64).max
+    coordinates = np.full((built["rows"], points.shape[1] + 1), unknown)
+    for rows, vertices in zip(built["row"][: len(points)], keys, strict=True):
+        known = coordinates[rows, 0] != unknown
+        assert np.array_equal(coordinates[rows][known], vertices[known])
+        coordinates[rows] = vertices
+    assert (coordinates != unknown).all()  # no row without a point
+    return coordinates
 
 
 @searched
@@ -234,10 +226,9 @@ def test_rows_name_the_vertices_of_their_points(
     case: tuple[torch.Tensor, dict[str, Any]],
 ) -> None:
     points, built = case
-    coordinates, primary = vertex_rows(points, built)
-    assert (coordinates != np.iinfo(np.int64).max).all()  # no row without a point
+    coordinates = row_coordinates(points, built)
     expected = reference.Lattice(points)
-    assert built["vertices"] == len(expected) == len(np.unique(primary))
+    assert built["vertices"] == len(expected) == len(np.unique(coordinates, axis=0))
     assert np.array_equal(built["weight"][: len(points)], expected.weights.numpy())
     assert (built["weight"][len(points) :] == 0).all()
     assert built["bytes"] == built["section_bytes"]
@@ -245,40 +236,16 @@ def test_rows_name_the_vertices_of_their_points(
 
 @searched
 @given(lattices())
-def test_copies_are_the_rows_that_are_not_their_vertex_first(
-    case: tuple[torch.Tensor, dict[str, Any]],
-) -> None:
-    points, built = case
-    _, primary = vertex_rows(points, built)
-    expected = {(int(p), row) for row, p in enumerate(primary) if p != row}
-    assert set(built["copies"]) == expected
-    assert len(built["copies"]) == len(expected)
-    by_primary = [first for first, _ in built["copies"]]
-    if built["bands"] > 2:
-        assert by_primary == sorted(by_primary)
-    cuts = built["copy_cuts"].tolist()
-    assert [cuts[0], cuts[-1]] == [0, len(expected)]
-    assert cuts == sorted(cuts)
-    # No primary's copies are shared by two tasks.
-    parts = [set(by_primary[a:b]) for a, b in itertools.pairwise(cuts)]
-    assert sum(map(len, parts)) == len(set().union(*parts))
-
-
-@searched
-@given(lattices())
 def test_rows_are_numbered_by_first_touch(case: tuple[torch.Tensor, dict[str, Any]]) -> None:
     """So a block can clear the rows it sees first, which follow one another."""
     points, built = case
-    for band in range(built["bands"]):
-        seen = 0
-        for block in range(built["first_block"][band], built["first_block"][band + 1]):
-            assert built["first_rows"][block + band] == seen
-            rows = built["row"][64 * block : min(64 * block + 64, len(points))].flatten()
-            for row in rows.tolist():
-                assert row <= seen
-                seen = max(seen, row + 1)
-        assert built["first_rows"][built["first_block"][band + 1] + band] == seen
-        assert built["row_base"][band + 1] - built["row_base"][band] == seen
+    seen = 0
+    for block in range(built["first_block"][1]):
+        assert built["first_rows"][block] == seen
+        for row in built["row"][64 * block : min(64 * block + 64, len(points))].flatten().tolist():
+            assert row <= seen
+            seen = max(seen, row + 1)
+    assert built["first_rows"][-1] == seen == built["rows"]
 
 
 @searched
@@ -287,9 +254,8 @@ def test_chains_visit_every_vertex_with_a_neighbour_once(
     case: tuple[torch.Tensor, dict[str, Any]],
 ) -> None:
     points, built = case
-    coordinates, primary = vertex_rows(points, built)
-    firsts = np.unique(primary)
-    row_of = {tuple(coordinates[row].tolist()): int(row) for row in firsts}
+    coordinates = row_coordinates(points, built)
+    row_of = {tuple(vertex): row for row, vertex in enumerate(coordinates.tolist())}
     width = points.shape[1] + 1
     for axis, chains in enumerate(built["chains"]):
         step = 1 - width * (np.arange(width) == axis)
@@ -324,7 +290,7 @@ def test_filter_of_ones_is_stored_for_every_row(
     case: tuple[torch.Tensor, dict[str, Any]],
 ) -> None:
     points, built = case
-    coordinates, _ = vertex_rows(points, built)
+    coordinates = row_coordinates(points, built)
     expected = reference.Lattice(points)
     rows = expected.splat(torch.ones(len(points), 1, dtype=points.dtype))
     for axis in range(points.shape[1] + 1):
@@ -336,27 +302,12 @@ def test_filter_of_ones_is_stored_for_every_row(
     assert np.abs(built["ones"] - wanted).max() <= limit * scale
 
 
-@searched
-@given(n=st.integers(1, 400), d=st.integers(1, 8), threads=st.integers(1, 6), seed=seeds)
-def test_order_of_tasks_leaves_no_trace(n: int, d: int, threads: int, seed: int) -> None:
-    points = random_points(n, d, dtype=torch.float32, seed=seed)[0].numpy()
-    first, second = (whitebox.build_lattice(points, threads, s) for s in (seed, seed + 1))
-    for key, value in first.items():
-        same = (
-            np.array_equal(value, second[key])
-            if isinstance(value, np.ndarray)
-            else value == second[key]
-        )
-        assert same, key
-
-
 def test_keys_of_several_words_are_built_too() -> None:
-    """What the searched lattices may miss: the path of wide keys, in several bands."""
+    """What the searched lattices may miss: the path of wide keys."""
     points = 300 * random_points(300, 12, dtype=torch.float32, seed=0)[0]
-    for threads in (1, 4):
-        built = whitebox.build_lattice(points.numpy(), threads, 0)
-        assert built["words"] > 1
-        assert built["vertices"] == len(reference.Lattice(points))
+    built = whitebox.build_lattice(points.numpy(), 1, 0)
+    assert built["words"] > 1
+    assert built["vertices"] == len(reference.Lattice(points))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
