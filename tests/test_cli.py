@@ -2,57 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from cli_workplace import HEIGHT, WIDTH, Workplace
 from PIL import Image
 
 from densecrf_gpu import CRFParams, crf_refine
 from densecrf_gpu.cli import main
 from densecrf_gpu.cli.masks import voc_palette
-
-HEIGHT, WIDTH, CLASSES = 20, 30, 3
-
-
-class Workplace:
-    """A temporary folder with an image, a label map of three stripes, and logits of them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        rng = np.random.default_rng(0)
-        self.labels = np.repeat(np.arange(CLASSES, dtype=np.uint8), WIDTH // CLASSES)
-        self.labels = np.tile(self.labels, (HEIGHT, 1))  # [H, W]
-        noise = rng.integers(0, 40, (HEIGHT, WIDTH, 3))
-        self.pixels = (70 * self.labels[..., None] + noise).astype(np.uint8)  # [H, W, 3]
-        self.logits = rng.normal(size=(CLASSES, HEIGHT, WIDTH)).astype(np.float32)
-        self.logits += 2 * (self.labels == np.arange(CLASSES)[:, None, None])
-        self.image = self.save("image.png", self.pixels)
-
-    def path(self, name: str) -> str:
-        return str(self.folder / name)
-
-    def save(self, name: str, pixels: np.ndarray, palette: np.ndarray | None = None) -> str:
-        image = Image.fromarray(pixels)
-        if palette is not None:
-            image.putpalette(palette.astype(np.uint8).tobytes())
-        (self.folder / name).parent.mkdir(exist_ok=True)
-        image.save(self.folder / name)
-        return self.path(name)
-
-    def save_logits(self, name: str) -> str:
-        (self.folder / name).parent.mkdir(exist_ok=True)
-        np.save(self.folder / name, self.logits)
-        return self.path(name)
-
-    def refine(self, *options: str) -> int:
-        return main(["refine", self.image, *options])
-
-    def read(self, name: str) -> np.ndarray:
-        with Image.open(self.folder / name) as image:
-            return np.array(image)
 
 
 @pytest.fixture
@@ -290,21 +250,15 @@ def test_threads_are_set(work: Workplace) -> None:
 # ---- many files ------------------------------------------------------------------------------
 
 
-def three_images(work: Workplace) -> None:
-    for name in ("a", "b", "c"):
-        work.save(f"images/{name}.png", work.pixels)
-        work.save_logits(f"logits/{name}.npy")
-
-
 def test_folders_go_to_a_folder(work: Workplace) -> None:
-    three_images(work)
+    work.save_three()
     images, logits, out = work.path("images"), work.path("logits"), work.path("out")
     assert main(["refine", images, "--logits", logits, "-o", out]) == 0
     assert sorted(path.name for path in Path(out).iterdir()) == ["a.png", "b.png", "c.png"]
 
 
 def test_globs_go_by_templates(work: Workplace) -> None:
-    three_images(work)
+    work.save_three()
     logits, out = work.path("logits/{stem}.npy"), work.path("out/{stem}_refined.pt")
     assert main(["refine", work.path("images/[ab].png"), "--logits", logits, "-o", out]) == 0
     names = sorted(path.name for path in (work.folder / "out").iterdir())
@@ -314,7 +268,7 @@ def test_globs_go_by_templates(work: Workplace) -> None:
 def test_a_failure_names_its_file_and_the_others_go_on(
     work: Workplace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    three_images(work)
+    work.save_three()
     (work.folder / "logits" / "b.npy").unlink()
     images, logits, out = work.path("images"), work.path("logits"), work.path("out")
     assert main(["refine", images, "--logits", logits, "-o", out]) == 1
@@ -327,7 +281,7 @@ def test_a_failure_names_its_file_and_the_others_go_on(
 
 def test_progress_draws_a_bar(work: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tqdm")
-    three_images(work)
+    work.save_three()
     images, logits, out = work.path("images"), work.path("logits"), work.path("out")
     assert main(["refine", images, "--logits", logits, "-o", out, "--progress"]) == 0
     captured = capsys.readouterr()
@@ -339,209 +293,6 @@ def test_quiet_prints_nothing(work: Workplace, capsys: pytest.CaptureFixture[str
     work.refine("--logits", work.save_logits("x.npy"), "-o", work.path("o.png"), "-q")
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
-
-
-# ---- failures: exit code 1, one line ---------------------------------------------------------
-
-
-class Bomb:
-    """Pickles to a call that leaves a file behind when it is unpickled."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[object, tuple[Path]]:
-        return Path.touch, (self.target,)
-
-
-@pytest.mark.parametrize("suffix", [".npy", ".npz", ".pt"])
-def test_pickles_are_refused_and_not_run(
-    work: Workplace, suffix: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trace, path = work.folder / "trace", work.path("bomb" + suffix)
-    content = np.array([Bomb(trace)], dtype=object)
-    if suffix == ".npy":
-        np.save(path, content, allow_pickle=True)
-    elif suffix == ".npz":
-        np.savez(path, content)
-    else:
-        torch.save(Bomb(trace), path)
-    assert work.refine("--logits", path, "-o", work.path("o.png")) == 1
-    error = capsys.readouterr().err
-    assert "pickled objects" in error
-    assert error.count("\n") == 1
-    assert not trace.exists()
-    assert not (work.folder / "o.png").exists()
-
-
-def test_a_bare_pickle_is_refused(work: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
-    trace = work.folder / "trace"
-    Path(work.path("bomb.pt")).write_bytes(pickle.dumps(Bomb(trace)))
-    assert work.refine("--logits", work.path("bomb.pt"), "-o", work.path("o.png")) == 1
-    assert capsys.readouterr().err.count("\n") == 1
-    assert not trace.exists()
-
-
-def test_labels_of_another_size_are_refused_with_both_sizes(
-    work: Workplace, capsys: pytest.CaptureFixture[str]
-) -> None:
-    mask = work.save("m.png", work.labels[:10])
-    assert work.refine("--labels", mask, "-o", work.path("o.png")) == 1
-    error = capsys.readouterr().err
-    assert "image.png" in error
-    assert "of 30 x 20 pixels as the image, found 30 x 10" in error
-
-
-def test_logits_larger_than_the_image_are_refused(
-    work: Workplace, capsys: pytest.CaptureFixture[str]
-) -> None:
-    np.save(work.path("x.npy"), np.zeros((3, HEIGHT + 1, WIDTH), np.float32))
-    assert work.refine("--logits", work.path("x.npy"), "-o", work.path("o.png")) == 1
-    assert "at most 30 x 20 pixels as the image, found 30 x 21" in capsys.readouterr().err
-
-
-def test_labels_passed_as_logits_are_refused(
-    work: Workplace, capsys: pytest.CaptureFixture[str]
-) -> None:
-    np.save(work.path("x.npy"), work.labels)
-    assert work.refine("--logits", work.path("x.npy"), "-o", work.path("o.png")) == 1
-    assert "expected logits of floats [C, h, w]" in capsys.readouterr().err
-
-
-def test_a_label_beyond_the_classes_is_named(
-    work: Workplace, capsys: pytest.CaptureFixture[str]
-) -> None:
-    mask = work.save("m.png", work.labels)
-    assert work.refine("--labels", mask, "-o", work.path("o.png"), "--num-classes", "2") == 1
-    assert "[0, 20] = 2" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n\0\0"])
-def test_a_broken_image_is_named(
-    work: Workplace, content: bytes, capsys: pytest.CaptureFixture[str]
-) -> None:
-    logits = work.save_logits("x.npy")
-    Path(work.image).write_bytes(content)
-    assert work.refine("--logits", logits, "-o", work.path("o.png")) == 1
-    error = capsys.readouterr().err
-    assert "image.png" in error
-    assert error.count("\n") == 1
-
-
-@pytest.mark.parametrize("suffix", [".npy", ".npz", ".pt"])
-def test_a_broken_array_is_named(
-    work: Workplace, suffix: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Path(work.path("x" + suffix)).write_bytes(b"PK\x03\x04 nothing")
-    assert work.refine("--logits", work.path("x" + suffix), "-o", work.path("o.png")) == 1
-    error = capsys.readouterr().err
-    assert "x" + suffix in error
-    assert error.count("\n") == 1
-
-
-@pytest.mark.parametrize("missing", ["image", "logits"])
-def test_a_missing_file_is_named(
-    work: Workplace, missing: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    logits = work.save_logits("x.npy")
-    Path(work.image if missing == "image" else logits).unlink()
-    assert work.refine("--logits", logits, "-o", work.path("o.png")) == 1
-    assert "No such file" in capsys.readouterr().err
-
-
-def test_a_folder_that_cannot_be_made_is_named(
-    work: Workplace, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = work.path("image.png/o.png")  # a file stands where the folder should
-    assert work.refine("--logits", work.save_logits("x.npy"), "-o", out) == 1
-    error = capsys.readouterr().err
-    assert "o.png: cannot be written" in error
-    assert error.count("\n") == 1
-
-
-def test_a_failed_write_leaves_what_was_there(work: Workplace) -> None:
-    Path(work.path("o.npy")).write_bytes(b"before")
-    np.save(work.path("x.npy"), np.full((3, HEIGHT, WIDTH), np.nan, np.float32))
-    assert work.refine("--logits", work.path("x.npy"), "-o", work.path("o.npy")) == 1
-    assert Path(work.path("o.npy")).read_bytes() == b"before"
-
-
-# ---- usage: exit code 2, nothing written -----------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--preset", "nonsense"], "expected --preset pydensecrf, deeplab_v1"),
-        (["--sxy", "-3"], "bilateral_sxy"),
-        (["--output", "logits"], "a .png holds labels"),
-    ],
-)
-def test_options_that_make_no_sense_are_a_usage_error(
-    work: Workplace, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    logits = work.save_logits("x.npy")
-    assert work.refine("--logits", logits, "-o", work.path("o.png"), *options) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        [],
-        ["--iterations", "many"],
-        ["--iterations", "-1"],
-        ["--threads", "0"],
-        ["--ignore-index", "x"],
-        ["--srgb", "1;2"],
-        ["--unknown"],
-    ],
-)
-def test_options_that_do_not_parse_exit_with_2(
-    work: Workplace, options: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    source = ["--logits", work.save_logits("x.npy")] if options else []
-    with pytest.raises(SystemExit, match="2"):
-        work.refine(*source, "-o", work.path("o.png"), *options)
-    assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_one_file_for_several_images_is_a_usage_error(
-    work: Workplace, capsys: pytest.CaptureFixture[str]
-) -> None:
-    three_images(work)
-    images, logits = work.path("images"), work.path("logits")
-    assert main(["refine", images, "--logits", logits, "-o", work.path("one.png")]) == 2
-    assert "one.png, for 3 images: name a folder or a template" in capsys.readouterr().err
-
-
-def test_an_empty_folder_is_a_usage_error(
-    work: Workplace, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (work.folder / "empty").mkdir()
-    options = ["--logits", work.path("x.npy"), "-o", work.path("o.png")]
-    assert main(["refine", work.path("empty"), *options]) == 2
-    assert "no images in" in capsys.readouterr().err
-
-
-def test_an_image_is_never_overwritten_by_its_result(
-    work: Workplace, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = Path(work.image).read_bytes()
-    assert work.refine("--logits", work.save_logits("x.npy"), "-o", work.image) == 2
-    assert "would overwrite" in capsys.readouterr().err
-    assert Path(work.image).read_bytes() == before
-
-
-def test_two_images_of_one_name_do_not_share_a_result(
-    work: Workplace, capsys: pytest.CaptureFixture[str]
-) -> None:
-    images = [work.save("one/a.png", work.pixels), work.save("two/a.png", work.pixels)]
-    options = ["--logits", work.path("logits"), "-o", work.path("out")]
-    assert main(["refine", *images, *options]) == 2
-    assert "would overwrite" in capsys.readouterr().err
 
 
 # ---- the other commands ----------------------------------------------------------------------
