@@ -106,8 +106,8 @@ arm64-check:  ## the C++ tests for arm64, run by qemu-aarch64 where it is instal
 	  $$(command -v qemu-aarch64 >/dev/null && echo --run qemu-aarch64)
 
 cuda-build: $(VENV)/.base  ## compile the CUDA module with nvcc for all GPUs; needs no GPU
-ifeq ($(wildcard csrc/cuda),)
-	@echo "these sources have no csrc/cuda: nothing to build for CUDA"
+ifeq ($(wildcard csrc/cuda/*.cu),)
+	@echo "these sources have no csrc/cuda/*.cu: nothing to build for CUDA"
 else
 	DENSECRF_CUDA=1 $(BIN)/python setup.py -q build_ext
 endif

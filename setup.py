@@ -90,8 +90,8 @@ def cuda_toolkit() -> tuple[Path | None, str]:
         return None, "DENSECRF_CUDA=0"
     nvcc = shutil.which("nvcc")
     home = os.environ.get("CUDA_HOME") or (nvcc and nvcc_home(nvcc))
-    if not Path("csrc/cuda").is_dir():
-        home, reason = None, "these sources have no csrc/cuda"
+    if not native.sources("csrc/cuda", ".cu"):
+        home, reason = None, "these sources have no csrc/cuda/*.cu"
     elif not home or not Path(home, "bin", "nvcc").exists():
         home, reason = None, "no nvcc on the PATH or in CUDA_HOME"
     else:
