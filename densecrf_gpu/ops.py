@@ -3,35 +3,35 @@
 These functions trust their arguments as the operators do: shapes and types are checked in C++,
 values are not. The classes and functions of the package check values first.
 
-``lattice_filter`` is differentiable in its values. No other operator is differentiable: one that
-is called in grad mode with a tensor that requires grad raises RuntimeError, rather than return a
-result cut off from the graph.
+``lattice_filter`` is differentiable in its values and features, ``mean_field`` in logits and
+compatibilities. No other operator is differentiable: one that is called in grad mode with a tensor
+that requires grad raises RuntimeError, rather than return a result cut off from the graph. Under
+autocast all of them compute in float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import backends as _backends  # noqa: F401  (loads the libraries that define the operators)
+from .mean_field_ops import OUTPUTS as OUTPUTS
+from .mean_field_ops import mean_field as mean_field
+from .mean_field_ops import mean_field_train as mean_field_train
+from .registration import (
+    computes_in_float32,
+    declare_not_differentiable,
+    declare_once_differentiable,
+    register_fake,
+)
+from .registration import refuse_gradients as refuse_gradients
 
 NORMALIZATIONS = ("none", "before", "after", "symmetric")
-OUTPUTS = ("probabilities", "logits", "labels")
 
 _POINTS_PER_BLOCK = 64  # points are stored in blocks of this many
-
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def _register_fake(name: str) -> Callable[[_Function], _Function]:
-    """``torch.library.register_fake`` with types."""
-    decorate: Callable[[_Function], _Function]
-    decorate = torch.library.register_fake(f"densecrf_gpu::{name}")
-    return decorate
 
 
 class LatticeData(NamedTuple):
@@ -39,28 +39,6 @@ class LatticeData(NamedTuple):
 
     points: Tensor  # uint8 [B, bytes]: of each point, its d+1 vertices and barycentric weights
     vertices: Tensor  # uint8 [bytes]: of each vertex, its blur neighbours
-
-
-def refuse_gradients(caller: str, *tensors: Tensor) -> None:
-    """Raises RuntimeError if autograd would have to record what ``caller`` does to ``tensors``."""
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
-        _raise_not_differentiable(caller)
-
-
-def _raise_not_differentiable(caller: str) -> NoReturn:
-    raise RuntimeError(
-        f"{caller} is not differentiable: call it under torch.no_grad() or "
-        "torch.inference_mode(), or pass tensor.detach()"
-    )
-
-
-def _declare_not_differentiable(name: str) -> None:
-    """Makes a direct call of ``torch.ops.densecrf_gpu.<name>`` refuse gradients as well."""
-
-    def refuse(*_: Any, **__: Any) -> NoReturn:
-        _raise_not_differentiable(f"densecrf_gpu::{name}")
-
-    torch.library.register_autograd(f"densecrf_gpu::{name}", refuse, setup_context=refuse)
 
 
 def build_lattice(features: Tensor) -> LatticeData:
@@ -72,7 +50,7 @@ def build_lattice(features: Tensor) -> LatticeData:
     return LatticeData(*torch.ops.densecrf_gpu.build_lattice.default(features))
 
 
-@_register_fake("build_lattice")
+@register_fake("build_lattice")
 def _(features: Tensor) -> tuple[Tensor, Tensor]:
     batch, points, dimension = features.shape
     return _fake_lattice(features, batch, points, dimension, features.dtype)
@@ -100,7 +78,7 @@ def build_image_lattice(
     )
 
 
-@_register_fake("build_image_lattice")
+@register_fake("build_image_lattice")
 def _(
     image: Tensor | None,
     size: Sequence[int],
@@ -137,14 +115,18 @@ def lattice_sizes(vertices: Tensor) -> Tensor:
     return sizes
 
 
-@_register_fake("lattice_sizes")
+@register_fake("lattice_sizes")
 def _(vertices: Tensor) -> Tensor:
     batch = torch.library.get_ctx().new_dynamic_size()
     return vertices.new_empty((batch,), dtype=torch.int64)
 
 
 def lattice_filter(
-    lattice: LatticeData, values: Tensor, normalization: str, adjoint: bool
+    lattice: LatticeData,
+    values: Tensor,
+    normalization: str,
+    adjoint: bool,
+    features: Tensor | None = None,
 ) -> Tensor:
     """Filters values over the points of a lattice.
 
@@ -153,32 +135,50 @@ def lattice_filter(
         values: ``[B, N, C]``, of the lattice's dtype.
         normalization: one of ``NORMALIZATIONS``.
         adjoint: applies the exact transpose instead.
+        features: what the lattice was built from, ``[B, N, d]`` or ``[1, N, d]`` as the lattice;
+            only needed if they are to receive a gradient.
 
     Returns:
         ``[B, N, C]``. The filter is linear in ``values``, so their gradient is the other of the
-        filter and its adjoint, exactly, and can be differentiated again.
+        filter and its adjoint, exactly, and can be differentiated again. The gradient of the
+        features is that of :func:`lattice_filter_grad_features`, once.
     """
     result: Tensor = torch.ops.densecrf_gpu.lattice_filter.default(
-        *lattice, values, normalization, adjoint
+        *lattice, values, normalization, adjoint, features
     )
     return result
 
 
-@_register_fake("lattice_filter")
+@register_fake("lattice_filter")
 def _(
-    points: Tensor, vertices: Tensor, values: Tensor, normalization: str, adjoint: bool
+    points: Tensor,
+    vertices: Tensor,
+    values: Tensor,
+    normalization: str,
+    adjoint: bool,
+    features: Tensor | None = None,
 ) -> Tensor:
     return torch.empty_like(values, memory_format=torch.contiguous_format)
 
 
 def _filter_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    points, vertices, _, ctx.normalization, ctx.adjoint = inputs
-    ctx.save_for_backward(points, vertices)
+    points, vertices, values, ctx.normalization, ctx.adjoint, features = inputs
+    needed = features is not None and features.requires_grad
+    ctx.save_for_backward(points, vertices, *((values, features) if needed else ()))
 
 
-def _filter_backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor, None, None]:
-    lattice = LatticeData(*ctx.saved_tensors)
-    return None, None, lattice_filter(lattice, grad, ctx.normalization, not ctx.adjoint), None, None
+def _filter_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    points, vertices, *others = ctx.saved_tensors
+    lattice = LatticeData(points, vertices)
+    values, features = others if others else (None, None)
+    grad_values = grad_features = None
+    if ctx.needs_input_grad[2]:
+        grad_values = lattice_filter(lattice, grad, ctx.normalization, not ctx.adjoint, features)
+    if values is not None and features is not None:
+        grad_features = lattice_filter_grad_features(
+            lattice, features, values, grad, ctx.normalization, ctx.adjoint
+        )
+    return None, None, grad_values, None, None, grad_features
 
 
 torch.library.register_autograd(
@@ -186,66 +186,50 @@ torch.library.register_autograd(
 )
 
 
-def mean_field(
-    logits: Tensor,
-    points: Sequence[Tensor],
-    vertices: Sequence[Tensor],
-    compatibilities: Sequence[Tensor],
-    normalizations: Sequence[str],
-    iterations: int,
-    damping: float,
-    tolerance: float,
-    output: str,
+def lattice_filter_grad_features(
+    lattice: LatticeData,
+    features: Tensor,
+    values: Tensor,
+    grad: Tensor,
+    normalization: str,
+    adjoint: bool,
 ) -> Tensor:
-    """Runs mean-field inference from ``Q = softmax(logits)``.
+    """Differentiates ``<grad, lattice_filter(values)>`` with respect to the features.
 
-    Every iteration is ``Q = (1 - damping) softmax(logits - sum_k C_k F_k(Q)) + damping Q``.
+    The derivative is that of what the lattice computes: barycentric weights are linear in the
+    features as long as a point stays in its simplex; the normalisation's part is included. On the
+    border of two simplices, a set of measure zero, it is the derivative of one side. In more than
+    three dimensions the filter is not continuous there (vertices appear and vanish), and the
+    derivative says nothing about the jumps.
 
     Args:
-        logits: ``[B, C, N]``, float32 or float64.
-        points: of each kernel's lattice.
-        vertices: of each kernel's lattice.
-        compatibilities: of each kernel: ``[1]`` attraction weight of Potts, ``[C]`` attraction
-            weight of each class, or ``[C, C]`` penalty.
-        normalizations: of each kernel, from ``NORMALIZATIONS``.
-        iterations: at most this many.
-        damping: part of the old Q that stays.
-        tolerance: stops once no entry of Q moved by as much; never, if not positive.
-        output: one of ``OUTPUTS``.
+        lattice: built from ``features``.
+        features: ``[B, N, d]``, or ``[1, N, d]`` to serve any batch.
+        values: ``[B, N, C]``, as they were filtered.
+        grad: ``[B, N, C]``, of the filter's result.
+        normalization: as it was filtered.
+        adjoint: as it was filtered.
 
     Returns:
-        ``[B, C, N]`` probabilities or their logarithms, or int64 labels ``[B, N]``.
+        The shape of ``features``.
     """
-    result: Tensor = torch.ops.densecrf_gpu.mean_field.default(
-        logits,
-        points,
-        vertices,
-        compatibilities,
-        normalizations,
-        iterations,
-        damping,
-        tolerance,
-        output,
+    result: Tensor = torch.ops.densecrf_gpu.lattice_filter_grad_features.default(
+        *lattice, features, values, grad, normalization, adjoint
     )
     return result
 
 
-@_register_fake("mean_field")
+@register_fake("lattice_filter_grad_features")
 def _(
-    logits: Tensor,
-    points: Sequence[Tensor],
-    vertices: Sequence[Tensor],
-    compatibilities: Sequence[Tensor],
-    normalizations: Sequence[str],
-    iterations: int,
-    damping: float,
-    tolerance: float,
-    output: str,
+    points: Tensor,
+    vertices: Tensor,
+    features: Tensor,
+    values: Tensor,
+    grad: Tensor,
+    normalization: str,
+    adjoint: bool,
 ) -> Tensor:
-    batch, classes, points_per_image = logits.shape
-    if output == "labels":
-        return logits.new_empty((batch, points_per_image), dtype=torch.int64)
-    return logits.new_empty((batch, classes, points_per_image))
+    return torch.empty_like(features, memory_format=torch.contiguous_format)
 
 
 def cpu_isa() -> str:
@@ -270,6 +254,12 @@ def set_workspace_limit(limit: int) -> None:
     torch.ops.densecrf_gpu.set_workspace_limit.default(limit)
 
 
-_declare_not_differentiable("build_lattice")
-_declare_not_differentiable("build_image_lattice")
-_declare_not_differentiable("mean_field")
+declare_not_differentiable("build_lattice")
+declare_not_differentiable("build_image_lattice")
+declare_once_differentiable("lattice_filter_grad_features", of="the filter's features")
+for _name in (
+    "build_lattice",
+    "lattice_filter",
+    "lattice_filter_grad_features",
+):
+    computes_in_float32(_name)

@@ -297,7 +297,8 @@ Tensor lattice_sizes(const Tensor& vertices) {
 }
 
 Tensor lattice_filter(const Tensor& points, const Tensor& vertices, const Tensor& values,
-                      const std::string& normalization, bool adjoint) {
+                      const std::string& normalization, bool adjoint,
+                      const std::optional<Tensor>& /*features*/) {
   STD_TORCH_CHECK(values.dim() == 3, "values must be [B, N, C], got ", shape_of(values));
   const cpu::Scalar scalar = scalar_of(values, "values");
   const int64_t batch = values.size(0), count = values.size(1), channels = values.size(2);

@@ -19,15 +19,29 @@ STABLE_TORCH_LIBRARY(densecrf_gpu, m) {
       "float[] channel_sigmas) -> (Tensor points, Tensor vertices)");
   // -> int64 [B]
   m.def("lattice_sizes(Tensor vertices) -> Tensor");
-  // values [B, N, C] -> [B, N, C]
+  // values [B, N, C] -> [B, N, C]; features [B, N, d] are there for their gradient alone
   m.def(
       "lattice_filter(Tensor points, Tensor vertices, Tensor values, str normalization, "
-      "bool adjoint) -> Tensor");
+      "bool adjoint, Tensor? features=None) -> Tensor");
+  // features [B, N, d], values and grad [B, N, C] -> [B, N, d]
+  m.def(
+      "lattice_filter_grad_features(Tensor points, Tensor vertices, Tensor features, "
+      "Tensor values, Tensor grad, str normalization, bool adjoint) -> Tensor");
   // logits [B, C, N] -> [B, C, N], or int64 [B, N] for labels
   m.def(
       "mean_field(Tensor logits, Tensor[] points, Tensor[] vertices, Tensor[] compatibilities, "
       "str[] normalizations, int iterations, float damping, float tolerance, str output) "
       "-> Tensor");
+  // The same, with what backward needs: Q before every iteration, in a layout of the backend's own.
+  // compatibilities: one per kernel, or one per iteration and kernel.
+  m.def(
+      "mean_field_train(Tensor logits, Tensor[] points, Tensor[] vertices, "
+      "Tensor[] compatibilities, str[] normalizations, int iterations, float damping, str output) "
+      "-> (Tensor result, Tensor states)");
+  m.def(
+      "mean_field_backward(Tensor grad, Tensor logits, Tensor result, Tensor states, "
+      "Tensor[] points, Tensor[] vertices, Tensor[] compatibilities, str[] normalizations, "
+      "float damping, str output) -> (Tensor grad_logits, Tensor[] grad_compatibilities)");
   m.def("cpu_isa() -> str");
   // The bytes of work memory kept between calls, and their bound.
   m.def("workspace_bytes() -> int");
