@@ -1,0 +1,33 @@
+"""The ``deeplab`` command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from densecrf_gpu.cli.errors import FileError, UsageError
+
+from .parser import build_parser
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line ``argv`` (``sys.argv[1:]`` by default) and returns the exit code.
+
+    0: all done. 1: something failed, each failure with a line on stderr. 2: the command line is
+    wrong. 130: interrupted. argparse itself leaves by SystemExit with 2, or with 0 for ``--help``.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+    except UsageError as error:
+        print(f"{args.parser.prog}: {error} (see {args.parser.prog} --help)", file=sys.stderr)
+        return 2
+    except (FileError, OSError) as error:
+        print(f"{args.parser.prog}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{args.parser.prog}: interrupted", file=sys.stderr)
+        return 130
+    return code
