@@ -9,6 +9,7 @@ model.set_output_stride(8)  # the same weights, twice as dense
 
 from __future__ import annotations
 
+from . import data
 from .checkpoints import CheckpointError, convert, load, load_backbone, save
 from .config import Config
 from .inputs import normalize
@@ -22,6 +23,7 @@ __all__ = [
     "DeepLab",
     "build",
     "convert",
+    "data",
     "load",
     "load_backbone",
     "model_config",

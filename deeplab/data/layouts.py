@@ -1,0 +1,179 @@
+"""Where the public data sets keep their files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from .classes import (
+    CAMVID,
+    CAMVID_VALUES,
+    CITYSCAPES,
+    CITYSCAPES_ID_VALUES,
+    CITYSCAPES_TRAIN_ID_VALUES,
+    COCO_STUFF,
+    COCO_STUFF_182,
+    COCO_STUFF_182_VALUES,
+    COCO_STUFF_VALUES,
+    VOC,
+    VOC_VOID,
+    voc_palette,
+)
+from .dataset import Pair, SegmentationDataset
+from .labels import IGNORE, ValueMap, colors_of
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
+
+
+def open_voc(root: Path, split: str) -> SegmentationDataset:
+    """PASCAL VOC 2012: ``JPEGImages``, ``SegmentationClass``, ``ImageSets/Segmentation``.
+
+    ``"trainaug"`` and ``"trainvalaug"`` take the labels of ``SegmentationClassAug`` (VOC's and
+    SBD's together). Where no list of them is found, they are all pictures labelled there: without
+    those of ``"val"``, or with them.
+    """
+    base = _first_folder(root, ("", "VOC2012", "VOCdevkit/VOC2012"), "JPEGImages")
+    lists = base / "ImageSets" / "Segmentation"
+    augmented = split in ("trainaug", "trainvalaug", "train_aug")
+    labels = base / ("SegmentationClassAug" if augmented else "SegmentationClass")
+    if (lists / f"{split}.txt").is_file():
+        entries = read_list(lists / f"{split}.txt")
+    elif augmented and labels.is_dir():
+        held_out = set() if split == "trainvalaug" else set(read_list(lists / "val.txt"))
+        entries = sorted({path.stem for path in labels.glob("*.png")} - held_out)
+    else:
+        raise no_split("voc2012", split, lists)
+    pairs = []
+    for entry in entries:
+        # Lists of trainaug in circulation give both paths: "/JPEGImages/x.jpg /Seg.../x.png".
+        columns = entry.split()
+        name = Path(columns[0]).stem
+        label = base / columns[1].lstrip("/") if len(columns) == 2 else labels / f"{name}.png"
+        pairs.append(Pair(name, base / "JPEGImages" / f"{name}.jpg", label))
+    values = {**{label: label for label in range(21)}, IGNORE: IGNORE}
+    return SegmentationDataset(
+        "voc2012",
+        split,
+        pairs,
+        classes=VOC,
+        palette=voc_palette(21),
+        values=ValueMap(values, colors_of(voc_palette(21), VOC_VOID)),
+    )
+
+
+def open_camvid(root: Path, split: str) -> SegmentationDataset:
+    """CamVid as SegNet prepared it: 480×360, 11 classes.
+
+    Either ``images/<split>``, ``labels/<split>`` and ``<split>.txt``, or SegNet's own ``<split>``
+    and ``<split>annot``.
+    """
+    if (root / "labels" / split).is_dir():
+        images, labels = root / "images" / split, root / "labels" / split
+    elif (root / f"{split}annot").is_dir():
+        images, labels = root / split, root / f"{split}annot"
+    else:
+        raise no_split("camvid", split, root)
+    palette = list(CAMVID.values())
+    return SegmentationDataset(
+        "camvid",
+        split,
+        matching_pairs(images, labels),
+        classes=list(CAMVID),
+        palette=palette,
+        values=ValueMap(CAMVID_VALUES, colors_of(palette, void=(0, 0, 0))),
+    )
+
+
+def open_cityscapes(root: Path, split: str) -> SegmentationDataset:
+    """Cityscapes: ``leftImg8bit/<split>`` and ``gtFine/<split>``, 19 classes.
+
+    Prepared ``*_labelTrainIds.png`` are taken where all are there, otherwise ``*_labelIds.png``.
+    """
+    images = root / "leftImg8bit" / split
+    if not images.is_dir():
+        raise no_split("cityscapes", split, root / "leftImg8bit")
+    coarse = split == "train_extra"
+    truth = root / ("gtCoarse" if coarse else "gtFine") / split
+    kind = "gtCoarse" if coarse else "gtFine"
+    names = [
+        (path, path.name.removesuffix("_leftImg8bit.png"))
+        for path in sorted(images.glob("*/*_leftImg8bit.png"))
+    ]
+
+    def pairs(suffix: str) -> list[Pair]:
+        return [
+            Pair(name, path, truth / path.parent.name / f"{name}_{kind}_{suffix}.png")
+            for path, name in names
+        ]
+
+    prepared = pairs("labelTrainIds")
+    ready = all(pair.label.is_file() for pair in prepared)
+    return SegmentationDataset(
+        "cityscapes",
+        split,
+        prepared if ready else pairs("labelIds"),
+        classes=list(CITYSCAPES),
+        palette=[color for _, color in CITYSCAPES.values()],
+        values=ValueMap(CITYSCAPES_TRAIN_ID_VALUES if ready else CITYSCAPES_ID_VALUES),
+    )
+
+
+def open_coco_stuff(root: Path, split: str) -> SegmentationDataset:
+    """COCO-Stuff 164k with its 171 classes, numbered without gaps."""
+    return _coco_stuff("cocostuff", root, split)
+
+
+def open_coco_stuff_182(root: Path, split: str) -> SegmentationDataset:
+    """COCO-Stuff 164k with the 182 numbers of its files, eleven of which no pixel has."""
+    return _coco_stuff("cocostuff182", root, split)
+
+
+def _coco_stuff(name: str, root: Path, split: str) -> SegmentationDataset:
+    """Pictures in ``<split>2017`` or ``images/<split>2017``, labels in a folder of pixel maps."""
+    folder = f"{split.removesuffix('2017')}2017"
+    tops = ("annotations", "stuffthingmaps", "stuffthingmaps_trainval2017", "labels")
+    images = [p for p in (root / "images" / folder, root / folder) if p.is_dir()]
+    labels = [root / top / folder for top in tops if (root / top / folder).is_dir()]
+    if not images or not labels:
+        raise no_split(name, split, root)
+    renumbered = name == "cocostuff"
+    classes = COCO_STUFF if renumbered else COCO_STUFF_182
+    return SegmentationDataset(
+        name,
+        split,
+        matching_pairs(images[0], labels[0]),
+        classes=classes,
+        palette=voc_palette(len(classes) + 1)[1:],
+        values=ValueMap(COCO_STUFF_VALUES if renumbered else COCO_STUFF_182_VALUES),
+    )
+
+
+def matching_pairs(images: Path, labels: Path, names: Sequence[str] | None = None) -> list[Pair]:
+    """The pictures of a folder, or those named, with the PNGs of the same name in another."""
+    if names is None:
+        found = sorted(p for p in images.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        return [Pair(path.stem, path, labels / f"{path.stem}.png") for path in found]
+    by_name = {p.stem: p for p in images.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES}
+    stems = [Path(name).stem if Path(name).suffix in IMAGE_SUFFIXES else name for name in names]
+    return [
+        Pair(stem, by_name.get(stem, images / f"{stem}.jpg"), labels / f"{stem}.png")
+        for stem in stems
+    ]
+
+
+def read_list(path: Path) -> list[str]:
+    """The lines of a list that are not empty."""
+    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+
+
+def _first_folder(root: Path, candidates: Iterable[str], needed: str) -> Path:
+    for candidate in candidates:
+        if (root / candidate / needed).is_dir():
+            return root / candidate
+    raise FileNotFoundError(f"expected a folder {needed} in {root}, found none")
+
+
+def no_split(name: str, split: str, where: Path) -> ValueError:
+    """The error of a split that is not there, which names what is."""
+    found = sorted(p.name for p in where.iterdir())[:12] if where.is_dir() else []
+    return ValueError(f"{name} has no split {split!r} in {where}, where {found or 'nothing'} is")
