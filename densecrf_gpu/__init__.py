@@ -8,6 +8,7 @@ from .crf import DenseCRF
 from .info import build_info
 from .kernels import BilateralKernel, FeatureKernel, GaussianKernel
 from .lattice import PermutohedralLattice, permutohedral_filter
+from .losses import DenseCRFLoss, mean_field_energy, relaxed_potts_energy
 from .params import CRFParams
 from .refine import crf_refine
 from .unary import logits_from_labels, logits_from_probabilities
@@ -19,6 +20,7 @@ __all__ = [
     "CRFParams",
     "CacheInfo",
     "DenseCRF",
+    "DenseCRFLoss",
     "FeatureKernel",
     "GaussianKernel",
     "PermutohedralLattice",
@@ -29,6 +31,8 @@ __all__ = [
     "crf_refine",
     "logits_from_labels",
     "logits_from_probabilities",
+    "mean_field_energy",
     "permutohedral_filter",
+    "relaxed_potts_energy",
     "set_workspace_limit",
 ]

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from .checks import check_count, check_labels, check_probabilities
-from .ops import refuse_gradients
 
 CLIP = 1e-5  # pydensecrf's
 
@@ -89,6 +88,7 @@ def logits_from_probabilities(
     """Returns the logarithms of probabilities, clipped from below so that they are finite.
 
     The negative of pydensecrf's ``unary_from_softmax``. The entries of a pixel need not sum to 1.
+    Gradients flow to the probabilities that are not clipped.
 
     Args:
         probabilities: ``[C, H, W]`` or ``[B, C, H, W]``, in [0, 1].
@@ -102,7 +102,6 @@ def logits_from_probabilities(
     Raises:
         TypeError: ``probabilities`` is not a floating tensor.
         ValueError: its shape is another, or an entry or argument is out of its range.
-        RuntimeError: it requires grad.
     """
     if not isinstance(probabilities, Tensor) or not probabilities.is_floating_point():
         found = getattr(probabilities, "dtype", type(probabilities).__name__)
@@ -116,7 +115,6 @@ def logits_from_probabilities(
         raise ValueError(f"expected clip in (0, 1], found {clip}")
     if scale is not None and not 0 < scale <= 1:
         raise ValueError(f"expected scale in (0, 1], found {scale}")
-    refuse_gradients("logits_from_probabilities", probabilities)
     check_probabilities("probabilities", probabilities)
     return probability_logits(probabilities, clip, scale)
 
@@ -127,4 +125,5 @@ def probability_logits(probabilities: Tensor, clip: float, scale: float | None =
     result = probabilities.to(wide)
     if scale is not None:
         result = scale * result + (1 - scale) / result.shape[-3]
-    return result.clamp(clip, 1.0).log_()
+    clipped = result.clamp(clip, 1.0)
+    return clipped.log() if clipped.requires_grad else clipped.log_()
