@@ -1,0 +1,23 @@
+// What a call of the CUDA backend works with: a stream of the current device, and memory that is
+// its own until the stream has done the call's work.
+#pragma once
+
+#include <cstddef>
+
+#include "device.h"
+
+namespace densecrf::cuda {
+
+struct Context {
+  Stream stream;
+  void* (*allocate)(void* self, size_t bytes);  // at addresses that are multiples of 16, or throws
+  void* self;
+
+  // Not initialised. A kernel may be given its address even where `count` is 0.
+  template <typename T>
+  [[nodiscard]] T* scratch(int64_t count) const {
+    return static_cast<T*>(allocate(self, static_cast<size_t>(count < 1 ? 1 : count) * sizeof(T)));
+  }
+};
+
+}  // namespace densecrf::cuda
