@@ -70,6 +70,18 @@ struct FilterArguments {
   bool adjoint;
 };
 
+struct FeatureGradientArguments {
+  LatticeSections lattice;
+  FeatureSource features;  // what the lattice was built from
+  const void* values;      // [points, channels], as they were filtered
+  const void* gradient;    // [points, channels], of the filter's result
+  void* result;            // [points, dimensions]
+  int64_t channels;
+  Normalization normalization;
+  bool adjoint;
+  bool accumulate;  // adds to the result
+};
+
 enum class Compatibility : int { kPotts, kPerClass, kMatrix };
 
 struct Kernel {
@@ -98,6 +110,8 @@ struct Backend {
   void (*build_lattice)(Scalar, const FeatureSource&, const KeyView&, const Executor&,
                         void* points_section, const Allocator& vertices_section);
   void (*filter)(Scalar, const FilterArguments&, const Executor&);
+  // False, and no result, if the features are not those of the lattice.
+  bool (*feature_gradient)(Scalar, const FeatureGradientArguments&, const Executor&);
   void (*mean_field)(Scalar, const MeanFieldArguments&, const Executor&);
 };
 

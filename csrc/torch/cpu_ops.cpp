@@ -199,21 +199,24 @@ std::tuple<Tensor, Tensor> build(cpu::Scalar scalar,
   return {points, vertices};
 }
 
+// Image b of features [B, N, d].
+cpu::FeatureSource source_of(const Tensor& features, int64_t b) {
+  cpu::FeatureSource source{};
+  source.points = features.size(1);
+  source.dimensions = static_cast<int>(features.size(2));
+  source.matrix = static_cast<const char*>(features.const_data_ptr()) +
+                  b * features.stride(0) * static_cast<int64_t>(features.element_size());
+  source.point_stride = features.stride(1);
+  source.dimension_stride = features.stride(2);
+  return source;
+}
+
 std::tuple<Tensor, Tensor> build_lattice(const Tensor& features) {
   STD_TORCH_CHECK(features.dim() == 3 && features.numel() > 0,
                   "features must be a non-empty [B, N, d], got ", shape_of(features));
   const cpu::Scalar scalar = scalar_of(features, "features");
-  const char* data = static_cast<const char*>(features.const_data_ptr());
   std::vector<cpu::FeatureSource> sources;
-  for (int64_t b = 0; b < features.size(0); ++b) {
-    cpu::FeatureSource source{};
-    source.points = features.size(1);
-    source.dimensions = static_cast<int>(features.size(2));
-    source.matrix = data + b * features.stride(0) * static_cast<int64_t>(size_of(scalar));
-    source.point_stride = features.stride(1);
-    source.dimension_stride = features.stride(2);
-    sources.push_back(source);
-  }
+  for (int64_t b = 0; b < features.size(0); ++b) sources.push_back(source_of(features, b));
   return build(scalar, sources);
 }
 
@@ -322,6 +325,52 @@ Tensor lattice_filter(const Tensor& points, const Tensor& vertices, const Tensor
   return result;
 }
 
+Tensor lattice_filter_grad_features(const Tensor& points, const Tensor& vertices,
+                                    const Tensor& features, const Tensor& values,
+                                    const Tensor& grad, const std::string& normalization,
+                                    bool adjoint) {
+  STD_TORCH_CHECK(values.dim() == 3, "values must be [B, N, C], got ", shape_of(values));
+  STD_TORCH_CHECK(shape_of(grad) == shape_of(values), "grad must have the shape of values, ",
+                  shape_of(values), ", got ", shape_of(grad));
+  const cpu::Scalar scalar = scalar_of(values, "values");
+  STD_TORCH_CHECK(scalar_of(grad, "grad") == scalar, "grad must have the dtype of values");
+  STD_TORCH_CHECK(scalar_of(features, "features") == scalar,
+                  "features must have the dtype of values");
+  const int64_t batch = values.size(0), count = values.size(1), channels = values.size(2);
+  const Lattices lattices(points, vertices);
+  lattices.check(batch, count, scalar, "values");
+  const int64_t dimensions = lattices.header(0).dimensions;
+  STD_TORCH_CHECK(features.dim() == 3 && features.size(0) == lattices.size() &&
+                      features.size(1) == count && features.size(2) == dimensions,
+                  "features must be [", lattices.size(), ", ", count, ", ", dimensions,
+                  "] as the lattice was built from, got ", shape_of(features));
+  const cpu::Normalization mode = normalization_of(normalization);
+  const Tensor from = torch::stable::contiguous(values), upstream = torch::stable::contiguous(grad);
+  Tensor result = make_tensor({lattices.size(), count, dimensions}, type_of(scalar));
+  const auto scalar_size = static_cast<int64_t>(size_of(scalar));
+  const int64_t image_bytes = count * channels * scalar_size;
+  const int64_t result_bytes = count * dimensions * scalar_size;
+  const char* data = static_cast<const char*>(from.const_data_ptr());
+  const char* upstream_data = static_cast<const char*>(upstream.const_data_ptr());
+  char* to = static_cast<char*>(result.mutable_data_ptr());
+  if (batch == 0) std::fill_n(to, result.numel() * scalar_size, '\0');
+  bool same = true;
+  on_torch_threads([&](const cpu::Executor& executor) {
+    for (int64_t b = 0; b < batch; ++b) {
+      const int64_t at = lattices.size() == 1 ? 0 : b;
+      same = cpu::backend().feature_gradient(
+                 scalar,
+                 {lattices.sections(b), source_of(features, at), data + b * image_bytes,
+                  upstream_data + b * image_bytes, to + at * result_bytes, channels, mode, adjoint,
+                  at != b},
+                 executor) &&
+             same;
+    }
+  });
+  STD_TORCH_CHECK(same, "features are not those the lattice was built from");
+  return result;
+}
+
 cpu::Compatibility compatibility_of(const Tensor& weights, int64_t classes, cpu::Scalar scalar) {
   STD_TORCH_CHECK(scalar_of(weights, "compatibilities") == scalar,
                   "compatibilities must have the dtype of logits");
@@ -402,6 +451,7 @@ STABLE_TORCH_LIBRARY_IMPL(densecrf_gpu, CPU, m) {
   m.impl("build_lattice", TORCH_BOX(&build_lattice));
   m.impl("lattice_sizes", TORCH_BOX(&lattice_sizes));
   m.impl("lattice_filter", TORCH_BOX(&lattice_filter));
+  m.impl("lattice_filter_grad_features", TORCH_BOX(&lattice_filter_grad_features));
   m.impl("mean_field", TORCH_BOX(&mean_field));
 }
 

@@ -9,6 +9,7 @@ namespace densecrf::inline DENSECRF_ISA {
 void build_lattice(cpu::Scalar, const cpu::FeatureSource&, const KeyView&, const cpu::Executor&,
                    void* point_section, const cpu::Allocator&);
 void filter(cpu::Scalar, const cpu::FilterArguments&, const cpu::Executor&);
+bool feature_gradient(cpu::Scalar, const cpu::FeatureGradientArguments&, const cpu::Executor&);
 void mean_field(cpu::Scalar, const cpu::MeanFieldArguments&, const cpu::Executor&);
 const cpu::Backend& backend_of_tier();
 
