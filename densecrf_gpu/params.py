@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
 
 from .checks import check_sigmas
 from .kernels import BilateralKernel, GaussianKernel, Kernel
@@ -61,6 +65,48 @@ class CRFParams:
                 )
             )
         return kernels
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CRFParams:
+        """Returns the parameters of a dict such as ``dataclasses.asdict`` or JSON gives.
+
+        Raises:
+            TypeError: a value is neither a number nor a list of numbers.
+            ValueError: a name is missing or unknown, or a value out of its range.
+        """
+        names = {field.name for field in fields(cls)}
+        if set(values) != names:
+            missing = ", ".join(sorted(names - set(values))) or "none"
+            unknown = ", ".join(sorted(set(values) - names)) or "none"
+            raise ValueError(
+                f"expected the five parameters of CRFParams: missing {missing}, unknown {unknown}"
+            )
+        checked: dict[str, Any] = {}
+        for name, value in values.items():
+            numbers = value if isinstance(value, list | tuple) else [value]
+            if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
+                raise TypeError(f"expected {name} to be a number or a list of them, found {value}")
+            checked[name] = tuple(value) if isinstance(value, list | tuple) else value
+        return cls(**checked)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the parameters as JSON."""
+        Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> CRFParams:
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+            ValueError: the file holds something else.
+        """
+        try:
+            values = json.loads(Path(path).read_text())
+            if not isinstance(values, dict):
+                raise ValueError(f"expected a JSON object, found {type(values).__name__}")
+            return cls.from_dict(values)
+        except (TypeError, ValueError) as error:  # of JSON as well
+            raise ValueError(f"{path} does not hold parameters of a CRF: {error}") from None
 
     @classmethod
     def pydensecrf(cls) -> CRFParams:
