@@ -122,6 +122,28 @@ class DeepLab(nn.Module):
         """
         return self._scores(images)[0]
 
+    def fused_scores(self, images: Tensor) -> Tensor:
+        """Class scores of all scales at the network's own stride, ``[B, num_classes, h, w]``.
+
+        ``forward`` enlarges them to the size of ``images``, which are as there.
+        """
+        check_images(images, self.backbone.smallest)
+        return self._fused(self._maps(images)[0])
+
+    def _maps(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The scores at each scale, at their own sizes, and the backbone's middle level."""
+        first, mid = self._scores(images)
+        rest = (self.scores(self._rescale(images, s)) for s in self._config.scales[1:])
+        return [first, *rest], mid
+
+    def _fused(self, maps: list[Tensor]) -> Tensor:
+        """Their maximum at the size of the first (v2, MSC)."""
+        return maps[0] if len(maps) == 1 else torch.stack(self._as_first(maps)).amax(0)
+
+    def _as_first(self, maps: list[Tensor]) -> list[Tensor]:
+        first, *rest = maps
+        return [first, *(resize(m, first.shape[2:], self._config.align_corners) for m in rest)]
+
     def _scores(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The scores, and the backbone's middle level."""
         levels = self.backbone(images)
@@ -165,20 +187,19 @@ class DeepLab(nn.Module):
         """
         check_images(images, self.backbone.smallest)
         size, align = images.shape[2:], self._config.align_corners
-        first, mid = self._scores(images)
-        maps = [first, *(self.scores(self._rescale(images, s)) for s in self._config.scales[1:])]
-        resized = [first, *(resize(m, first.shape[2:], align) for m in maps[1:])]
-        fused = torch.stack(resized).amax(0) if len(maps) > 1 else first
+        maps, mid = self._maps(images)
+        fused = self._fused(maps)
         if not training_maps:
             return resize(fused, size, align)
         if len(maps) > 1:
             own_size = [_ratio(s).numerator == 1 for s in self._config.scales]
+            resized = self._as_first(maps)
             kept = (m if own else r for m, r, own in zip(maps, resized, own_size, strict=True))
             return (fused, *kept)
         if self._config.head == "sum":
-            return (first,)
+            return (fused,)
         auxiliary = () if self.auxiliary is None else (resize(self.auxiliary(mid), size, align),)
-        return (resize(first, size, align), *auxiliary)
+        return (resize(fused, size, align), *auxiliary)
 
     def _rescale(self, images: Tensor, scale: float) -> Tensor:
         """The images at another scale, at least one pixel wide.
