@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any, NoReturn
 
+from .train import add_train_parser
+
 _EXAMPLES = """\
 examples:
   deeplab models                                  the networks of the papers, by name
@@ -50,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     models = add_command(subparsers, "models", "list the networks and their parameters")
     models.set_defaults(run=_print_models)
+    add_train_parser(subparsers)
     return parser
 
 

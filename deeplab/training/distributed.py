@@ -1,0 +1,65 @@
+"""The processes that train together, as ``torchrun`` starts them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among its peers, and its device."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process speaks and writes for all."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+
+@contextmanager
+def processes(device: str | None = None) -> Iterator[Processes]:
+    """Joins the processes that ``torchrun`` started, each on a device of its own.
+
+    NCCL between GPUs, gloo between CPUs. Without ``torchrun`` there is this process alone.
+
+    Args:
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None for a GPU where there is one.
+
+    Raises:
+        ValueError: the device is not there.
+    """
+    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(kind)
+    except RuntimeError as error:
+        raise ValueError(f"expected a device as cpu or cuda:1, found {kind!r}") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"found no CUDA device, asked for {kind!r}")
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Processes(chosen)
+        return
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(chosen)
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Processes(chosen, dist.get_rank(), dist.get_world_size())
+    finally:
+        dist.destroy_process_group()

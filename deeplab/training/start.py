@@ -1,0 +1,165 @@
+"""From settings to a running trainer: data, network, labels checked, an earlier run continued."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+import deeplab
+from deeplab.checkpoints import CheckpointError
+from deeplab.data import LabelReport, SegmentationDataset, check_labels, open_dataset
+from deeplab.models import DeepLab
+
+from .batches import seed_of
+from .distributed import Processes, processes
+from .interrupt import Interrupt
+from .losses import median_frequency
+from .optimizer import classifiers
+from .settings import Settings, SettingsError
+from .state import SETTINGS, STATE, ResumeError, load_state
+from .trainer import Outcome, Trainer
+
+
+def train(
+    settings: Settings,
+    folder: str | os.PathLike[str],
+    *,
+    resume: bool = False,
+    device: str | None = None,
+) -> Outcome:
+    """Trains a network.
+
+    Leaves in ``folder``: ``best.safetensors`` and ``last.safetensors`` for ``deeplab.load``,
+    ``last.pt`` to go on from, ``history.jsonl``, ``settings.json``, ``labels.txt`` and
+    ``tensorboard``. Ctrl-C and SIGTERM end the run behind the iteration, with everything saved.
+
+    Args:
+        settings: the run, see ``load_settings``.
+        folder: where it goes.
+        resume: go on with the run in that folder, to the bit.
+        device: see ``processes``.
+
+    Raises:
+        SettingsError: settings that do not fit each other or the data.
+        LabelError: labels that cannot be trained on.
+        ResumeError: there is a run already, or none to go on with.
+        FileNotFoundError: data or checkpoint are not there.
+        TrainingDivergedError: see ``Trainer.run``.
+        OSError: the end of the run could not be saved.
+    """
+    folder = Path(folder).expanduser()
+    with processes(device) as group, Interrupt() as interrupt:
+        _check_folder(folder, resume)
+        if group.world > 1:
+            dist.barrier()  # no process may write before all have looked
+        folder.mkdir(parents=True, exist_ok=True)
+        _set_deterministic(settings.run.deterministic)
+        trainer = _prepare(settings, group, folder)
+        if resume:
+            state = load_state(folder, settings.to_json(), group.device)
+            if state["world"] != group.world:
+                raise ResumeError(
+                    f"the run in {folder} had {state['world']} processes, found {group.world}"
+                )
+            trainer.restore(state)
+        elif group.first:
+            (folder / SETTINGS).write_text(settings.to_json() + "\n")
+        return trainer.run(interrupt)
+
+
+def _set_deterministic(wanted: bool) -> None:
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+def _check_folder(folder: Path, resume: bool) -> None:
+    if not resume and (folder / STATE).exists():
+        raise ResumeError(f"{folder} holds a run already: resume it, or choose another folder")
+
+
+def _prepare(settings: Settings, group: Processes, folder: Path) -> Trainer:
+    train_set, *others = _open(settings)
+    reports: list[LabelReport] = []
+    if settings.data.check or settings.loss.class_weights == "median_frequency":
+        reports = [check_labels(each) for each in (train_set, *others)]
+        if group.first:
+            (folder / "labels.txt").write_text("\n".join(map(str, reports)) + "\n")
+        for each in reports:
+            each.raise_for_problems()
+    weights = _class_weights(settings, train_set, reports)
+    model = build_model(settings, train_set.num_classes)
+    return Trainer(
+        settings, model, train_set, others[0] if others else None, weights, group, folder
+    )
+
+
+def check_data(settings: Settings) -> list[LabelReport]:
+    """What the labels of the split trained on, and of the one validated on, hold."""
+    return [check_labels(dataset) for dataset in _open(settings)]
+
+
+def _class_weights(
+    settings: Settings, dataset: SegmentationDataset, reports: list[LabelReport]
+) -> list[float] | None:
+    chosen = settings.loss.class_weights
+    if chosen == "none":
+        return None
+    weights = median_frequency(reports[0]) if isinstance(chosen, str) else list(chosen)
+    if len(weights) != dataset.num_classes:
+        raise SettingsError(
+            f"expected {dataset.num_classes} class weights, one per class of {dataset.name}, "
+            f"found {len(weights)}"
+        )
+    return [weight**settings.loss.weight_power for weight in weights]
+
+
+def _open(settings: Settings) -> list[SegmentationDataset]:
+    data = settings.data
+    options = {"ignore": data.ignore} if data.ignore else {}
+    splits = [split for split in (data.train, data.val) if split]
+    return [open_dataset(data.name, data.root, split, **options) for split in splits]
+
+
+def build_model(settings: Settings, num_classes: int) -> DeepLab:
+    """The network as a run starts with it; the seed draws what no checkpoint gives.
+
+    Raises:
+        SettingsError: the window does not fit the network's strides.
+        ValueError, TypeError: an option of the network is wrong.
+        CheckpointError: a checkpoint does not fit.
+    """
+    torch.manual_seed(seed_of(settings.run.seed))
+    chosen = settings.model
+    model = deeplab.build(chosen.name, num_classes=num_classes, **chosen.options)
+    if model.config.head == "sum":
+        stride = round(model.output_stride / min(model.config.scales))
+        if any((side - 1) % stride for side in settings.data.window):
+            raise SettingsError(
+                f"expected data.crop to be a multiple of {stride} and one more, as "
+                f"{40 * model.output_stride + 1}, found {settings.data.crop}: {chosen.name} is "
+                "compared with every so many labels"
+            )
+    if chosen.backbone:
+        deeplab.load_backbone(model, Path(chosen.backbone).expanduser())
+    if chosen.weights:
+        _start_from(model, Path(chosen.weights).expanduser())
+    return model
+
+
+def _start_from(model: DeepLab, path: Path) -> None:
+    """Fills a network from a checkpoint, its classifiers only if they are for the same classes."""
+    loaded = deeplab.load(path).state_dict()
+    names = {id(module): name for name, module in model.named_modules()}
+    fresh = tuple(f"{names[id(module)]}." for module in classifiers(model))
+    wanted = model.state_dict()
+    state = {}
+    for key, tensor in wanted.items():
+        fits = key in loaded and loaded[key].shape == tensor.shape
+        if not fits and not key.startswith(fresh):
+            raise CheckpointError(f"{path} does not fit {model.config.backbone}: {key}")
+        state[key] = loaded[key] if fits else tensor
+    model.load_state_dict(state)
