@@ -278,6 +278,8 @@ def _override(tables: dict[str, Any], override: str) -> None:
     table = tables
     for parent in parents:
         table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise SettingsError(f"{override!r}: {'.'.join(parents)} is no table")
     table[key] = value
 
 

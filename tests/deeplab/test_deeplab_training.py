@@ -1,0 +1,368 @@
+"""Training: it learns, goes on to the bit, and loses nothing to divergence, full disks, Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pictures
+import pytest
+import scenes
+import torch
+
+import deeplab
+from deeplab.cli import main
+from deeplab.data import LabelError
+
+pytest.importorskip("kornia")
+
+from deeplab.training import (
+    Outcome,
+    ResumeError,
+    Settings,
+    SettingsError,
+    TrainingDivergedError,
+    load_settings,
+    state,
+    train,
+    trainer,
+)
+from deeplab.training.report import Report
+
+CONFIG = """
+[data]
+name = "folder"
+crop = 33
+scales = [0.75, 1.25]
+workers = 0
+[model]
+name = "deeplabv3plus_mobilenetv2"
+options = { bn_momentum = 0.1 }
+[optimizer]
+lr = 0.05
+[run]
+iterations = 6
+batch_size = 4
+log_every = 2
+save_every = 2
+validate_every = 3
+tensorboard = false
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    scenes.write_folder(tmp_path / "scenes")
+    path = tmp_path / "run.toml"
+    path.write_text(CONFIG.replace('"folder"', f'"folder"\nroot = "{tmp_path / "scenes"}"'))
+    return path
+
+
+def _settings(config: Path, *overrides: str) -> Settings:
+    return load_settings(str(config), overrides)
+
+
+def _run(config: Path, folder: Path, *overrides: str, resume: bool = False) -> Outcome:
+    return train(_settings(config, *overrides), folder, resume=resume, device="cpu")
+
+
+def _weights(folder: Path, name: str = "last.safetensors") -> dict[str, torch.Tensor]:
+    return deeplab.load(folder / name).state_dict()
+
+
+def _assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    different = [key for key in a if not torch.equal(a[key], b[key])]
+    assert different == []
+
+
+def _history(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def _interrupt_at(monkeypatch: pytest.MonkeyPatch, iteration: int, number: int) -> None:
+    """Sends this process a signal when an iteration ends."""
+    steps = [0]
+
+    def step(self: Report) -> None:
+        steps[0] += 1
+        if steps[0] == iteration:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Report, "step", step)
+
+
+def test_training_learns(config: Path, tmp_path: Path) -> None:
+    outcome = _run(config, tmp_path / "run", "run.iterations=60", "run.validate_every=30")
+    losses = [line["loss"] for line in _history(tmp_path / "run") if "loss" in line]
+    assert losses[-1] < 0.4 * losses[0]
+    assert outcome.best is not None
+    assert outcome.best > 0.5
+    best = max(line["miou"] for line in _history(tmp_path / "run") if "miou" in line)
+    assert best == outcome.best
+
+
+@pytest.mark.parametrize("head", ["v1", "v2", "v3"])
+def test_each_version_takes_steps_with_its_losses(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str
+) -> None:
+    options = {
+        "v1": ["model.name=deeplabv1_vgg16", "model.options={}"],
+        "v2": ["model.name=deeplabv2_resnet101", "model.options={}"],
+        "v3": ["model.name=deeplabv3_resnet50", "model.options={auxiliary=true}"],
+    }[head]
+    terms: list[float] = []
+    real = trainer.pixel_losses
+
+    def note(*args: Any, **options: Any) -> Any:
+        total, count = real(*args, **options)
+        terms.append((total / count).item())
+        return total, count
+
+    monkeypatch.setattr(trainer, "pixel_losses", note)
+    _run(
+        config, tmp_path / "run", *options, "run.iterations=1", "run.batch_size=1",
+        "run.accumulate=2", "run.log_every=1", "data.val=", "optimizer.lr=1e-4",
+    )  # fmt: skip
+    (line,) = _history(tmp_path / "run")
+    weights = {"v1": [1.0], "v2": [1.0] * 4, "v3": [1.0, 0.4]}[head]
+    assert len(terms) == 2 * len(weights)
+    wanted = sum(w * t for w, t in zip(weights * 2, terms, strict=True)) / 2
+    assert line["loss"] == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [(), ("run.ema=0.9", "run.accumulate=2", "loss.ohem=0.5")])
+def test_a_run_goes_on_to_the_bit(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    whole = _run(config, tmp_path / "whole", *options)
+    with monkeypatch.context() as patch:
+        _interrupt_at(patch, 3, signal.SIGINT)
+        stopped = _run(config, tmp_path / "parts", *options)
+    assert (stopped.iterations, stopped.interrupted) == (3, True)
+    assert (tmp_path / "parts" / "last.safetensors").is_file()
+    finished = _run(config, tmp_path / "parts", *options, resume=True)
+    assert finished == whole
+    for name in ("last.safetensors", "best.safetensors"):
+        _assert_same(_weights(tmp_path / "whole", name), _weights(tmp_path / "parts", name))
+    assert _history(tmp_path / "parts") == _history(tmp_path / "whole")
+
+
+def test_sigterm_saves_like_ctrl_c(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _interrupt_at(monkeypatch, 1, signal.SIGTERM)
+    assert _run(config, tmp_path / "run") == Outcome(1, None, interrupted=True)
+    held = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert held["iterations"] == 1
+
+
+def test_a_run_that_crashed_goes_on_from_its_last_checkpoint(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _run(config, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        steps = [0]
+
+        def fail(self: Report) -> None:
+            steps[0] += 1
+            if steps[0] == 4:
+                raise RuntimeError("power cut")
+
+        patch.setattr(Report, "step", fail)
+        with pytest.raises(RuntimeError, match="power cut"):
+            _run(config, tmp_path / "parts")
+    assert _run(config, tmp_path / "parts", resume=True) == whole
+    _assert_same(_weights(tmp_path / "whole"), _weights(tmp_path / "parts"))
+    assert _history(tmp_path / "parts") == _history(tmp_path / "whole")
+
+
+def test_a_run_is_neither_overwritten_nor_mixed(config: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(ResumeError, match="no run to go on with"):
+        _run(config, folder, resume=True)
+    _run(config, folder, "run.iterations=1", "data.val=")
+    before = _weights(folder)
+    with pytest.raises(ResumeError, match="holds a run already"):
+        _run(config, folder, "run.iterations=1", "data.val=")
+    with pytest.raises(ResumeError, match="other settings"):
+        _run(config, folder, "run.iterations=2", "data.val=", resume=True)
+    _assert_same(before, _weights(folder))
+
+
+def test_a_run_that_diverges_keeps_its_last_good_checkpoint(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = [0]
+    real = trainer.pixel_losses
+
+    def explode(*args: Any, **options: Any) -> Any:
+        steps[0] += 1
+        total, count = real(*args, **options)
+        return total * (float("inf") if steps[0] > 3 else 1.0), count
+
+    monkeypatch.setattr(trainer, "pixel_losses", explode)
+    with pytest.raises(TrainingDivergedError, match="holds iteration 2, from before"):
+        _run(config, tmp_path / "run")
+    assert all(torch.isfinite(t).all() for t in _weights(tmp_path / "run").values())
+    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["iterations"] == 2
+
+
+def test_a_full_disk_neither_stops_a_run_nor_harms_what_is_there(
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Checkpoints fail in the middle of writing, from the second on, but for the very last."""
+    saves = [0]
+    real = torch.save
+
+    def save(what: Any, path: Path) -> None:
+        saves[0] += 1
+        if saves[0] == 2:
+            held = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+            assert held["iterations"] == 2
+            Path(path).write_bytes(b"half")
+            raise RuntimeError("PytorchStreamWriter failed writing file: no space left")
+        real(what, path)
+
+    monkeypatch.setattr(state.torch, "save", save)
+    outcome = _run(config, tmp_path / "run", "data.val=")
+    assert outcome == Outcome(6, None, interrupted=False)
+    assert "no space left; what was written before stays" in capsys.readouterr().err
+    assert not list((tmp_path / "run").glob(".*part*"))
+    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["iterations"] == 6
+
+
+def test_a_disk_full_at_the_end_is_an_error_and_the_checkpoint_before_stays(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = torch.save
+
+    def save(what: dict[str, Any], path: Path) -> None:
+        if what["iterations"] == 6:
+            raise OSError(28, "No space left on device")
+        real(what, path)
+
+    monkeypatch.setattr(state.torch, "save", save)
+    with pytest.raises(OSError, match="No space left"):
+        _run(config, tmp_path / "run", "data.val=")
+    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["iterations"] == 4
+
+
+def test_labels_are_checked_before_anything_is_trained(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "scenes" / "classes.txt").write_text("background\nred")
+    with pytest.raises(LabelError, match="of the 4 samples of scenes train"):
+        _run(config, tmp_path / "run")
+    assert "found the values" in (tmp_path / "run" / "labels.txt").read_text()
+    assert not (tmp_path / "run" / "history.jsonl").exists()
+
+
+def test_a_window_that_does_not_fit_v1_is_said_before(config: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"data\.crop to be a multiple of 8 and one more"):
+        _run(config, tmp_path / "run", "model.name=deeplabv1_vgg16", "data.crop=40",
+             "model.options={}")  # fmt: skip
+
+
+def test_class_weights_are_one_per_class(config: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"expected 4 class weights.*found 2"):
+        _run(config, tmp_path / "run", "loss.class_weights=[1, 2]")
+
+
+@pytest.mark.parametrize("mode", ["frozen", "frozen_statistics"])
+def test_frozen_batch_norm_stays_as_it_was(config: Path, tmp_path: Path, mode: str) -> None:
+    _run(config, tmp_path / "none", "run.iterations=1", "optimizer.lr=0", "data.val=",
+         "run.batch_norm=frozen")  # fmt: skip
+    _run(config, tmp_path / "run", f"run.batch_norm={mode}", "run.iterations=4",
+         "run.validate_every=2")  # fmt: skip
+    before, after = _weights(tmp_path / "none"), _weights(tmp_path / "run")
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert not any("running" in key for key in changed)
+    assert any(".bn." in key for key in changed) == (mode == "frozen_statistics")
+    assert any("conv.weight" in key for key in changed)
+
+
+def test_a_checkpoint_starts_a_network_but_for_its_classifiers(
+    config: Path, tmp_path: Path
+) -> None:
+    source = deeplab.build("deeplabv3plus_mobilenetv2", num_classes=9)
+    deeplab.save(source, tmp_path / "nine.safetensors")
+    _run(config, tmp_path / "run", f"model.weights={tmp_path / 'nine.safetensors'}",
+         "optimizer.lr=0", "run.iterations=1", "run.batch_norm=frozen", "data.val=")  # fmt: skip
+    held, given = _weights(tmp_path / "run"), source.state_dict()
+    changed = {key for key in held if not torch.equal(held[key], given[key])}
+    assert changed == {"classifier.weight", "classifier.bias"}
+
+
+@pytest.mark.parametrize("amp", ["bfloat16", "float16"])
+def test_mixed_precision_learns_too(config: Path, tmp_path: Path, amp: str) -> None:
+    _run(config, tmp_path / "run", f"run.amp={amp}", "run.iterations=20", "run.channels_last=true",
+         "data.val=")  # fmt: skip
+    losses = [line["loss"] for line in _history(tmp_path / "run")]
+    assert losses[-1] < 0.8 * losses[0]
+    assert all(t.dtype != torch.bfloat16 for t in _weights(tmp_path / "run").values())
+
+
+def test_tensorboard_is_written(config: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _run(config, tmp_path / "run", "run.tensorboard=true")
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [2, 4, 6]
+    assert [event.step for event in events.Scalars("miou")] == [3, 6]
+    assert "iou/red" in events.Tags()["scalars"]
+
+
+def test_worker_processes_change_nothing(config: Path, tmp_path: Path) -> None:
+    for workers in (0, 2):
+        _run(config, tmp_path / str(workers), f"data.workers={workers}", "run.iterations=2",
+             "data.val=")  # fmt: skip
+    _assert_same(_weights(tmp_path / "0"), _weights(tmp_path / "2"))
+
+
+def test_the_command_trains_resumes_and_checks(
+    config: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    command = ["train", str(config), "-o", str(tmp_path / "run"), "--device", "cpu"]
+    with monkeypatch.context() as patch:
+        _interrupt_at(patch, 2, signal.SIGINT)
+        assert main(command) == 130
+    assert "interrupted after 2 iterations" in capsys.readouterr().err
+    assert main(command) == 1
+    assert "holds a run already" in capsys.readouterr().err
+    assert main([*command, "--resume"]) == 0
+    assert _history(tmp_path / "run")[-1]["iteration"] == 6
+    capsys.readouterr()
+    assert main(["train", str(config), "--check"]) == 0
+    assert "scenes train: 4 samples, 0 with problems" in capsys.readouterr().out
+    assert main(["train", "--recipes"]) == 0
+    assert "deeplabv3plus_resnet101_voc" in capsys.readouterr().out
+    assert main(["train", "deeplabv2_resnet101_voc", "--show"]) == 0
+    assert "iterations = 20000" in capsys.readouterr().out
+    assert main(["train"]) == 2
+    assert main(["train", str(config), "--set", "run.iterations=0"]) == 1
+    assert "run.iterations >= 1" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (pictures.SHARED / "camvid").is_dir(), reason="no CamVid here")
+def test_a_few_steps_learn_on_camvid(tmp_path: Path) -> None:
+    settings = load_settings(
+        "camvid_deeplabv3plus_mobilenetv2",
+        [
+            f"data.root={pictures.SHARED / 'camvid'}", "data.crop=129", "data.val=",
+            "run.iterations=40", "optimizer.warmup=0", "optimizer.lr=0.05", "data.check=false",
+            "run.log_every=5", "run.tensorboard=false", "run.amp=none",
+        ],
+    )  # fmt: skip
+    train(settings, tmp_path, device="cpu")
+    losses = [line["loss"] for line in _history(tmp_path)]
+    assert losses[-1] < 0.9 * losses[0]
