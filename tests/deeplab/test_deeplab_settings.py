@@ -82,7 +82,7 @@ def test_defaults_and_overrides(minimal: Path) -> None:
         ("data.scales=[2.0, 0.5]", r"scales\[0\] <= scales\[1\]"),
         ("data.scales=[2.0]", r"expected data\.scales to be tuple\[float, float\], found \[2\.0\]"),
         ("data.flip=1", r"expected data\.flip to be bool, found 1"),
-        ("data.crop.x=3", r"data\.crop is no table"),
+        ("data.root.x=3", r"data\.root is no table"),
         ("loss.ohem=0", r"0 < loss\.ohem <= 1, found 0"),
         ("optimizer", r"expected table\.key=value, found 'optimizer'"),
         ("extra.x=1", r"unknown key extra"),
