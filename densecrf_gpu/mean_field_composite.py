@@ -33,7 +33,8 @@ def check(
     """Raises unless the output is one that has gradients and the compatibilities are enough."""
     if output not in ("probabilities", "logits"):
         raise ValueError(f"output must be probabilities or logits, got {output}")
-    if len(compatibilities) not in (len(points), iterations * len(points)):
+    allowed = (len(points), max(iterations, 1) * len(points))
+    if len(compatibilities) not in allowed:
         raise ValueError(
             f"compatibilities must have one entry per kernel ({len(points)}) or per iteration and "
             f"kernel ({iterations * len(points)}), got {len(compatibilities)}"

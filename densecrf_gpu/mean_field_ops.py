@@ -151,8 +151,19 @@ def _(
     output: str,
 ) -> tuple[Tensor, Tensor]:
     batch, classes, points_per_image = logits.shape
-    states = (batch, iterations, points_per_image, classes)
+    states: tuple[int, ...] = (batch, iterations, points_per_image, classes)
+    if logits.device.type == "cpu":
+        blocks = (points_per_image + _POINTS_PER_BLOCK - 1) // _POINTS_PER_BLOCK
+        stride = _label_stride(classes, logits.dtype)
+        states = (batch, iterations, blocks * _POINTS_PER_BLOCK, stride)
     return logits.new_empty((batch, classes, points_per_image)), logits.new_empty(states)
+
+
+def _label_stride(classes: int, dtype: torch.dtype) -> int:
+    """The values that the CPU's rows of labels are padded to."""
+    if dtype == torch.float32 and classes <= 32:
+        return 4 if classes <= 4 else (classes + 7) // 8 * 8
+    return (classes + 15) // 16 * 16
 
 
 @register_fake("mean_field_backward")
@@ -201,7 +212,9 @@ def _train_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
         ctx.form,
     )
     none = [None] * ctx.kernels
-    return grad_logits, none, none, grad_compatibilities, None, None, None, None
+    # torch takes an empty list of anything for one of tensors.
+    modes = None if ctx.kernels else []
+    return grad_logits, none, none, grad_compatibilities, modes, None, None, None
 
 
 torch.library.register_autograd(

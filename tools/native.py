@@ -48,7 +48,7 @@ OTHER_TIERS: dict[str, list[str]] = {"baseline": []}
 
 # Files of the backend in which a*b+c may be one operation; elsewhere it could move a point to
 # another vertex of the lattice.
-CONTRACTED = {"filter.cpp", "mean_field.cpp"}
+CONTRACTED = {"filter.cpp", "mean_field.cpp", "mean_field_gradient.cpp"}
 
 
 def fail(sentence: str) -> SystemExit:

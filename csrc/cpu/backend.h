@@ -102,6 +102,30 @@ struct MeanFieldArguments {
   double tolerance;
   Output output;
   void* result;  // [classes, points], or int64 [points] for labels
+  // Where the Q before every iteration stays for backward, or null: [iterations, padded points,
+  // label stride], see sections.h. Not with a tolerance.
+  void* states;
+  // The weights of every iteration in place of the kernels', or null: [iterations, kernels].
+  const void* const* iteration_weights;
+};
+
+// The gradients of <gradient, result> of a mean field that left its states.
+struct MeanFieldGradientArguments {
+  int64_t points;
+  int64_t classes;
+  const void* gradient;  // [classes, points]
+  const void* result;    // [classes, points], as inferred
+  const void* states;
+  const Kernel* kernels;
+  int kernel_count;
+  int64_t iterations;
+  double damping;
+  Output output;  // kProbabilities or kLogits, of the result
+  const void* const* iteration_weights;
+  void* logit_gradient;  // [classes, points]
+  // Added to: [1], [classes] or [classes, classes], one for each kernel, or with
+  // iteration_weights [iterations, kernels].
+  double* const* weight_gradients;
 };
 
 struct Backend {
@@ -113,6 +137,7 @@ struct Backend {
   // False, and no result, if the features are not those of the lattice.
   bool (*feature_gradient)(Scalar, const FeatureGradientArguments&, const Executor&);
   void (*mean_field)(Scalar, const MeanFieldArguments&, const Executor&);
+  void (*mean_field_gradient)(Scalar, const MeanFieldGradientArguments&, const Executor&);
 };
 
 // The backend for this machine, or the one named by the environment variable DENSECRF_ISA

@@ -29,7 +29,7 @@ struct FoldKernel {
   cpu::Normalization normalization;
   bool folded;
   T alpha;
-  T attraction;  // Potts weight, 1 for other compatibilities
+  T response;  // alpha times all that a message is multiplied by besides the normalisation
 };
 
 // How far ahead the streams of the init pass are fetched: they are more than the machine follows by
@@ -50,10 +50,9 @@ template <typename T>
     for (int q = 0; q < kGroup; ++q) total[q] += weight[q] * kernel.ones[row[q]];
   }
   for (int q = 0; q < kGroup; ++q) total[q] = kernel.alpha * total[q] + T(1e-20);
-  const T response = kernel.alpha * kernel.attraction * kLog2E<T>;
-  side_factors(kernel.normalization, response, total, splat, slice);
+  side_factors(kernel.normalization, kernel.response, total, splat, slice);
   if (kernel.folded) {
-    const T root = std::sqrt(response);
+    const T root = std::sqrt(kernel.response);
     for (int q = 0; q < kGroup; ++q) splat[q] *= root;
   } else {
     // The weights hold the splat's factor already.

@@ -10,10 +10,11 @@
 
 namespace densecrf::inline DENSECRF_ISA {
 
-// prepare(group) is called before a group's unaries are read; without kSlice there are no messages
-// yet. Four points are in flight, one in each stage, so that the chain of operations on one point
-// does not bound the speed.
-template <int kFirst, int kSecond, bool kSlice, typename T, int kWidth, typename Prepare>
+// With kState, Q is left in pass.state as well. prepare(group) is called before a group's unaries
+// are read; without kSlice there are no messages yet. Four points are in flight, one in each stage,
+// so that the chain of operations on one point does not bound the speed.
+template <int kFirst, int kSecond, bool kSlice, bool kState, typename T, int kWidth,
+          typename Prepare>
 HOST_DEVICE void splat_pass(const Labels<T, kWidth>& labels, const PassArguments<T>& pass,
                             const Segment<T>& segment, T* scratch, const Prepare& prepare) {
   using Chunk = typename Labels<T, kWidth>::Chunk;
@@ -42,6 +43,10 @@ HOST_DEVICE void splat_pass(const Labels<T, kWidth>& labels, const PassArguments
     for (int q = 0; q < kGroup + kLag; ++q) {
       if (q >= 3) {
         labels.multiply(q_values, inverse);
+        if constexpr (kState) {
+          const int64_t point = segment.first_point + g * kGroup + q - 3;
+          labels.store(q_values, pass.state + point * labels.stride());
+        }
         splat_all(labels, kernels, g, q - 3, q_values);
       }
       if (q >= 2 && q < kGroup + 2) {
@@ -66,7 +71,12 @@ HOST_DEVICE void splat_pass(const Labels<T, kWidth>& labels, const PassArguments
 template <typename T, int kWidth, int kFirst, int kSecond>
 void folded_pass(const PassArguments<T>& pass, const Segment<T>& segment, T* scratch) {
   const Labels<T, kWidth> labels{pass.stride};
-  splat_pass<kFirst, kSecond, true>(labels, pass, segment, scratch, [](int64_t) {});
+  const auto nothing = [](int64_t) {};
+  if (pass.state == nullptr) {
+    splat_pass<kFirst, kSecond, true, false>(labels, pass, segment, scratch, nothing);
+  } else {
+    splat_pass<kFirst, kSecond, true, true>(labels, pass, segment, scratch, nothing);
+  }
 }
 
 // The pass before the first iteration.
@@ -75,10 +85,15 @@ void folded_init_pass(const PassArguments<T>& pass, const Segment<T>& segment,
                       const FoldKernel<T>* folds, const T* logits, T* scratch) {
   const Labels<T, kWidth> labels{pass.stride};
   T* columns = scratch + kGroup * labels.stride();
-  splat_pass<kFirst, kSecond, false>(labels, pass, segment, scratch, [&](int64_t g) ALWAYS_INLINE {
+  const auto prepare = [&](int64_t g) ALWAYS_INLINE {
     load_unaries(pass, logits, segment.first_point + g * kGroup, columns);
     for (int k = 0; k < segment.kernel_count; ++k) fold_group(folds[k], g, labels.stride());
-  });
+  };
+  if (pass.state == nullptr) {
+    splat_pass<kFirst, kSecond, false, false>(labels, pass, segment, scratch, prepare);
+  } else {
+    splat_pass<kFirst, kSecond, false, true>(labels, pass, segment, scratch, prepare);
+  }
 }
 
 // The last pass: the result is written instead of splatted.

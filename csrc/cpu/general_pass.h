@@ -113,6 +113,7 @@ void general_init_pass(const PassArguments<T>& pass, const Segment<T>& segment,
         softmax(labels, x);
       }
       if (pass.kept != nullptr) labels.store(x, pass.kept + (first + q) * labels.stride());
+      if (pass.state != nullptr) labels.store(x, pass.state + (first + q) * labels.stride());
       for (int k = 0; splat && k < segment.kernel_count; ++k) {
         const PassKernel<T>& kernel = segment.kernels[k];
         splat_point<0>(labels, kernel, g * kGroup * kernel.vertices + q, x);
@@ -159,6 +160,7 @@ T general_pass(const PassArguments<T>& pass, const Segment<T>& segment, T* scrat
         log_softmax(labels, x, saved);
       }
       if constexpr (kSplat) {
+        if (pass.state != nullptr) labels.store(x, pass.state + (first + q) * labels.stride());
         for (int k = 0; k < segment.kernel_count; ++k) {
           const PassKernel<T>& kernel = segment.kernels[k];
           splat_point<0>(labels, kernel, g * kGroup * kernel.vertices + q, x);

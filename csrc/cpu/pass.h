@@ -54,6 +54,7 @@ struct PassArguments {
   T* unary;          // [padded points, stride], (logits - maximum) / ln 2
   T* kept;           // [padded points, stride] Q of the last iteration, or null
   T* kept_log;       // log Q likewise, where that is the output of a kept Q
+  T* state;          // [padded points, stride] where this pass leaves its Q for backward, or null
   T damping;
   cpu::Output output;
   void* result;  // [classes, points] or labels [points]

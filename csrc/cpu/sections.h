@@ -57,6 +57,18 @@ HOST_DEVICE size_t point_section_bytes(int64_t points, int d, size_t scalar_size
          (sizeof(uint32_t) + scalar_size);
 }
 
+// Values in a row of labels: so many that rows of up to 32 floats fill registers, else whole
+// sixteens. The states kept for backward are such rows, of points padded to whole blocks;
+// torch-side fakes know both formulas.
+HOST_DEVICE int64_t label_stride(size_t scalar_size, int64_t classes) {
+  if (scalar_size == sizeof(float) && classes <= 32) {
+    return classes <= 4 ? 4 : classes <= 8 ? 8 : (classes + 7) / 8 * 8;
+  }
+  return (classes + 15) / 16 * 16;
+}
+
+HOST_DEVICE int64_t padded_points(int64_t points) { return groups_of(points) * kGroup; }
+
 // Read access to both blocks.
 template <typename T>
 struct LatticeView {

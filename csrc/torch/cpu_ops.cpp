@@ -1,164 +1,15 @@
-// The operators on CPU tensors: checks, memory and threads of torch for the backend in csrc/cpu.
+// The operators on CPU tensors but those of mean field: checks, memory and threads of torch for the
+// backend in csrc/cpu.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
-#include <cmath>
-#include <exception>
-#include <optional>
-#include <string>
 #include <tuple>
-#include <vector>
 
-#include "../cpu/backend.h"
-#include "../cpu/memory.h"
-#include "../cpu/sections.h"
-#include "../cpu/team.h"
+#include "cpu_tensors.h"
 
 namespace densecrf {
 
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-// Calls lead(executor) with a team of torch's intra-op threads behind it. Task 0 leads; should
-// torch run the tasks one after another, it has finished before a helper looks.
-template <typename Lead>
-void on_torch_threads(const Lead& lead) {
-  const auto threads = static_cast<int>(torch::stable::get_num_threads());
-  cpu::Team team(threads);
-  std::exception_ptr failure;
-  torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      if (task > 0) {
-        team.help();
-        continue;
-      }
-      try {
-        lead(team.executor());
-      } catch (...) {
-        failure = std::current_exception();
-      }
-      team.dismiss();
-    }
-  });
-  if (failure) std::rethrow_exception(failure);
-}
-
-cpu::Scalar scalar_of(const Tensor& t, const char* name) {
-  const ScalarType type = t.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, name,
-                  " must be float32 or float64, got ", torch::headeronly::toString(type));
-  return type == ScalarType::Float ? cpu::Scalar::kFloat32 : cpu::Scalar::kFloat64;
-}
-
-ScalarType type_of(cpu::Scalar scalar) {
-  return scalar == cpu::Scalar::kFloat32 ? ScalarType::Float : ScalarType::Double;
-}
-
-size_t size_of(cpu::Scalar scalar) { return scalar == cpu::Scalar::kFloat32 ? 4 : 8; }
-
-std::string shape_of(const Tensor& t) {
-  std::string text = "[";
-  for (int64_t i = 0; i < t.dim(); ++i) text += (i > 0 ? ", " : "") + std::to_string(t.size(i));
-  return text + "]";
-}
-
-cpu::Normalization normalization_of(const std::string& name) {
-  if (name == "none") return cpu::Normalization::kNone;
-  if (name == "before") return cpu::Normalization::kBefore;
-  if (name == "after") return cpu::Normalization::kAfter;
-  STD_TORCH_CHECK(name == "symmetric",
-                  "normalization must be none, before, after or symmetric, got ", name);
-  return cpu::Normalization::kSymmetric;
-}
-
-cpu::Output output_of(const std::string& name) {
-  if (name == "probabilities") return cpu::Output::kProbabilities;
-  if (name == "logits") return cpu::Output::kLogits;
-  STD_TORCH_CHECK(name == "labels", "output must be probabilities, logits or labels, got ", name);
-  return cpu::Output::kLabels;
-}
-
-// An uninitialised tensor on the CPU, on huge pages where it is large.
-Tensor make_tensor(const std::vector<int64_t>& shape, ScalarType type) {
-  Tensor t = torch::stable::empty(shape, type, std::nullopt,
-                                  torch::stable::Device(torch::headeronly::DeviceType::CPU));
-  const size_t bytes = static_cast<size_t>(t.numel()) * t.element_size();
-  if (bytes > 0) cpu::advise_huge_pages(t.mutable_data_ptr(), bytes);
-  return t;
-}
-
-const VertexHeader& header_at(const Tensor& vertices, int64_t offset) {
-  const auto bytes = static_cast<int64_t>(vertices.numel());
-  const char* data = static_cast<const char*>(vertices.const_data_ptr());
-  STD_TORCH_CHECK(offset + static_cast<int64_t>(sizeof(VertexHeader)) <= bytes,
-                  "vertices ends before its image");
-  const auto& header = *reinterpret_cast<const VertexHeader*>(data + offset);
-  STD_TORCH_CHECK(header.magic == kVertexMagic && offset + header.bytes <= bytes,
-                  "vertices is not what build_lattice returned");
-  return header;
-}
-
-// A batch of lattices as the build operators return them: points [B, bytes], vertices one section
-// after another.
-class Lattices {
- public:
-  Lattices(const Tensor& points, const Tensor& vertices) : points_(points), vertices_(vertices) {
-    STD_TORCH_CHECK(
-        points.scalar_type() == ScalarType::Byte && points.dim() == 2 && points.is_contiguous(),
-        "points must be a contiguous uint8 [B, bytes], got ", shape_of(points));
-    STD_TORCH_CHECK(vertices.scalar_type() == ScalarType::Byte && vertices.dim() == 1 &&
-                        vertices.is_contiguous(),
-                    "vertices must be a contiguous uint8 [bytes], got ", shape_of(vertices));
-    for (int64_t offset = 0; offset < vertices.numel();) {
-      offsets_.push_back(offset);
-      offset += header_at(vertices, offset).bytes;
-    }
-    STD_TORCH_CHECK(size() == points.size(0), "points holds ", points.size(0), " images, vertices ",
-                    size());
-    for (int64_t b = 0; b < size(); ++b) {
-      const VertexHeader& h = header(b);
-      const auto scalar = static_cast<cpu::Scalar>(h.scalar);
-      const size_t bytes = point_section_bytes(h.points, h.dimensions, size_of(scalar));
-      STD_TORCH_CHECK(static_cast<size_t>(points.size(1)) == bytes, "points has ", points.size(1),
-                      " bytes an image, vertices speaks of ", bytes);
-    }
-  }
-
-  [[nodiscard]] int64_t size() const { return static_cast<int64_t>(offsets_.size()); }
-
-  // Image b; a single lattice serves every image.
-  [[nodiscard]] const VertexHeader& header(int64_t b) const {
-    return header_at(vertices_, offsets_[size() == 1 ? 0 : b]);
-  }
-
-  [[nodiscard]] cpu::LatticeSections sections(int64_t b) const {
-    const int64_t at = size() == 1 ? 0 : b;
-    return {static_cast<const char*>(points_.const_data_ptr()) + at * points_.size(1),
-            static_cast<const char*>(vertices_.const_data_ptr()) + offsets_[at]};
-  }
-
-  // The lattices fit `batch` images of `points` points whose values are `scalar`.
-  void check(int64_t batch, int64_t points, cpu::Scalar scalar, const char* values) const {
-    STD_TORCH_CHECK(size() == batch || size() == 1, values, " holds ", batch,
-                    " images, the lattice ", size());
-    for (int64_t b = 0; b < size(); ++b) {
-      STD_TORCH_CHECK(header(b).points == points, values, " has ", points, " points, the lattice ",
-                      header(b).points);
-      STD_TORCH_CHECK(header(b).scalar == static_cast<int32_t>(scalar), values,
-                      " must have the lattice's dtype");
-    }
-  }
-
- private:
-  Tensor points_, vertices_;
-  std::vector<int64_t> offsets_;
-};
 
 // Builds one lattice for each source. A single vertex section is written where it stays.
 std::tuple<Tensor, Tensor> build(cpu::Scalar scalar,
@@ -371,69 +222,6 @@ Tensor lattice_filter_grad_features(const Tensor& points, const Tensor& vertices
   return result;
 }
 
-cpu::Compatibility compatibility_of(const Tensor& weights, int64_t classes, cpu::Scalar scalar) {
-  STD_TORCH_CHECK(scalar_of(weights, "compatibilities") == scalar,
-                  "compatibilities must have the dtype of logits");
-  if (weights.dim() == 1 && weights.size(0) == 1) return cpu::Compatibility::kPotts;
-  if (weights.dim() == 1 && weights.size(0) == classes) return cpu::Compatibility::kPerClass;
-  STD_TORCH_CHECK(weights.dim() == 2 && weights.size(0) == classes && weights.size(1) == classes,
-                  "compatibilities must be [1], [", classes, "] or [", classes, ", ", classes,
-                  "], got ", shape_of(weights));
-  return cpu::Compatibility::kMatrix;
-}
-
-Tensor mean_field(const Tensor& logits, const std::vector<Tensor>& points,
-                  const std::vector<Tensor>& vertices, const std::vector<Tensor>& compatibilities,
-                  const std::vector<std::string>& normalizations, int64_t iterations,
-                  double damping, double tolerance, const std::string& output) {
-  STD_TORCH_CHECK(logits.dim() == 3 && logits.numel() > 0,
-                  "logits must be a non-empty [B, C, N], got ", shape_of(logits));
-  const cpu::Scalar scalar = scalar_of(logits, "logits");
-  const size_t kernels = points.size();
-  STD_TORCH_CHECK(vertices.size() == kernels && compatibilities.size() == kernels &&
-                      normalizations.size() == kernels,
-                  "points, vertices, compatibilities and normalizations must have one entry per "
-                  "kernel, got ",
-                  kernels, ", ", vertices.size(), ", ", compatibilities.size(), " and ",
-                  normalizations.size());
-  STD_TORCH_CHECK(iterations >= 0, "iterations must not be negative, got ", iterations);
-  STD_TORCH_CHECK(damping >= 0.0 && damping < 1.0, "damping must be in [0, 1), got ", damping);
-  STD_TORCH_CHECK(!std::isnan(tolerance), "tolerance must be a number, got ", tolerance);
-  const int64_t batch = logits.size(0), classes = logits.size(1), count = logits.size(2);
-  std::vector<Lattices> lattices;
-  std::vector<Tensor> weights;
-  std::vector<cpu::Kernel> list;
-  for (size_t k = 0; k < kernels; ++k) {
-    lattices.emplace_back(points[k], vertices[k]);
-    lattices.back().check(batch, count, scalar, "logits");
-    weights.push_back(torch::stable::contiguous(compatibilities[k]));
-    list.push_back({{},
-                    normalization_of(normalizations[k]),
-                    compatibility_of(weights.back(), classes, scalar),
-                    weights.back().const_data_ptr()});
-  }
-  const cpu::Output form = output_of(output);
-  const bool labels = form == cpu::Output::kLabels;
-  const Tensor from = torch::stable::contiguous(logits);
-  Tensor result = labels ? make_tensor({batch, count}, ScalarType::Long)
-                         : make_tensor({batch, classes, count}, type_of(scalar));
-  const auto scalar_size = static_cast<int64_t>(size_of(scalar));
-  const int64_t result_bytes = labels ? count * 8 : classes * count * scalar_size;
-  const char* data = static_cast<const char*>(from.const_data_ptr());
-  char* to = static_cast<char*>(result.mutable_data_ptr());
-  on_torch_threads([&](const cpu::Executor& executor) {
-    for (int64_t b = 0; b < batch; ++b) {
-      for (size_t k = 0; k < kernels; ++k) list[k].lattice = lattices[k].sections(b);
-      cpu::backend().mean_field(
-          scalar,
-          {count, classes, data + b * classes * count * scalar_size, list.data(),
-           static_cast<int>(kernels), iterations, damping, tolerance, form, to + b * result_bytes},
-          executor);
-    }
-  });
-  return result;
-}
-
 std::string cpu_isa() { return cpu::backend().name; }
 
 int64_t workspace_bytes() { return static_cast<int64_t>(cpu::workspace_bytes()); }
@@ -452,7 +240,6 @@ STABLE_TORCH_LIBRARY_IMPL(densecrf_gpu, CPU, m) {
   m.impl("lattice_sizes", TORCH_BOX(&lattice_sizes));
   m.impl("lattice_filter", TORCH_BOX(&lattice_filter));
   m.impl("lattice_filter_grad_features", TORCH_BOX(&lattice_filter_grad_features));
-  m.impl("mean_field", TORCH_BOX(&mean_field));
 }
 
 // Calls without a tensor, which would tell the device, are answered for every device.

@@ -11,6 +11,7 @@ void build_lattice(cpu::Scalar, const cpu::FeatureSource&, const KeyView&, const
 void filter(cpu::Scalar, const cpu::FilterArguments&, const cpu::Executor&);
 bool feature_gradient(cpu::Scalar, const cpu::FeatureGradientArguments&, const cpu::Executor&);
 void mean_field(cpu::Scalar, const cpu::MeanFieldArguments&, const cpu::Executor&);
+void mean_field_gradient(cpu::Scalar, const cpu::MeanFieldGradientArguments&, const cpu::Executor&);
 const cpu::Backend& backend_of_tier();
 
 }  // namespace densecrf::inline DENSECRF_ISA
