@@ -213,7 +213,7 @@ def _train_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
     )
     none = [None] * ctx.kernels
     # torch takes an empty list of anything for one of tensors.
-    modes = None if ctx.kernels else []
+    modes: list[None] | None = None if ctx.kernels else []
     return grad_logits, none, none, grad_compatibilities, modes, None, None, None
 
 
