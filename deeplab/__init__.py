@@ -12,21 +12,29 @@ from __future__ import annotations
 from . import data
 from .checkpoints import CheckpointError, convert, load, load_backbone, save
 from .config import Config
+from .evaluation import evaluate
+from .huggingface import HuggingFaceNetwork, post_process_semantic_segmentation
 from .inputs import normalize
 from .models import DeepLab
 from .registry import MODELS, build, model_config
+from .segmenter import CRF, Segmenter
 
 __all__ = [
+    "CRF",
     "MODELS",
     "CheckpointError",
     "Config",
     "DeepLab",
+    "HuggingFaceNetwork",
+    "Segmenter",
     "build",
     "convert",
     "data",
+    "evaluate",
     "load",
     "load_backbone",
     "model_config",
     "normalize",
+    "post_process_semantic_segmentation",
     "save",
 ]

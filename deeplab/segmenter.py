@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -183,8 +184,8 @@ class Segmenter:
 
     def _at_stride(self, pictures: Tensor) -> Tensor:
         """Scores at the network's stride, float32."""
-        device = pictures.device.type
-        with torch.autocast(device, self._autocast, enabled=self._autocast is not None):
+        half = self._autocast
+        with nullcontext() if half is None else torch.autocast(pictures.device.type, half):
             if isinstance(self._network, DeepLab):
                 scores = self._network.fused_scores(self._network.normalize(pictures, full=255.0))
             else:

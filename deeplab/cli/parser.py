@@ -9,6 +9,9 @@ from .train import add_train_parser
 
 _EXAMPLES = """\
 examples:
+  deeplab predict street.jpg --crf --overlay -o out/
+  deeplab eval --data camvid --root data/camvid --split test --crf
+  deeplab tune-crf --data camvid --root data/camvid -o crf.json
   deeplab models                                  the networks of the papers, by name
 """
 
@@ -42,6 +45,11 @@ def add_command(
 
 def build_parser() -> argparse.ArgumentParser:
     """Returns the parser; its result has ``run``, and the ``parser`` of the subcommand."""
+    # The subcommands' modules need add_command of this one.
+    from .eval import add_eval_parser
+    from .predict import add_predict_parser
+    from .tune import add_tune_parser
+
     parser = _Parser(
         prog="deeplab",
         description="DeepLab v1, v2, v3 and v3+, refined by a fully connected CRF.",
@@ -50,6 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_predict_parser(subparsers)
+    add_eval_parser(subparsers)
+    add_tune_parser(subparsers)
     models = add_command(subparsers, "models", "list the networks and their parameters")
     models.set_defaults(run=_print_models)
     add_train_parser(subparsers)

@@ -41,7 +41,7 @@ def plan_jobs(
         UsageError: nothing matches, a file stands for several images, or results would overwrite
             each other or what they are made from.
     """
-    paths = _expand(images)
+    paths = expand_images(images)
     if len(paths) > 1:
         _refuse_single("the source", source, is_folder(source), len(paths))
         _refuse_single("the result", output, is_folder(output), len(paths))
@@ -83,7 +83,11 @@ def find_source(job: Job, suffixes: Sequence[str]) -> Path:
     raise FileError(f"{job.source} has no {stem}{{{','.join(suffixes)}}}")
 
 
-def _expand(images: Sequence[str]) -> list[Path]:
+def expand_images(images: Sequence[str]) -> list[Path]:
+    """Lists the images that files, folders and globs name, each once; UsageError if one has none.
+
+    A file need not exist.
+    """
     paths: list[Path] = []
     for text in images:
         path = Path(text)

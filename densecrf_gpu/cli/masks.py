@@ -161,8 +161,13 @@ def save_overlay(
         luminous = luminous.astype(np.float64) * (255 / max(1, luminous.max()))
     blend = (0.5 * luminous + 0.5 * colors).astype(np.uint8)
     blend[outline(labels)] = 255
+    save_picture(path, blend)
+
+
+def save_picture(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Writes a picture [H, W, 3] as PNG; FileError if it cannot be written."""
     with replacing(path) as file:
-        Image.fromarray(blend).save(file, format="PNG")
+        Image.fromarray(pixels).save(file, format="PNG")
 
 
 def outline(labels: NDArray[np.integer]) -> NDArray[np.bool_]:

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
+from deeplab_networks import picture, tiny_network
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -16,21 +17,6 @@ import deeplab
 from deeplab.segmenter import CRF, Segmenter
 from deeplab.tiles import window_starts, windows
 from densecrf_gpu import CRFParams, crf_refine
-
-
-def tiny_network(classes: int = 3, **options: object) -> deeplab.DeepLab:
-    return deeplab.build(
-        "deeplabv3plus_mobilenetv2",
-        num_classes=classes,
-        aspp_channels=16,
-        low_channels=8,
-        **options,
-    )
-
-
-def picture(height: int, width: int, batch: int = 1, seed: int = 0) -> Tensor:
-    g = torch.Generator().manual_seed(seed)
-    return torch.randint(256, (batch, 3, height, width), generator=g, dtype=torch.uint8)
 
 
 class Pointwise(nn.Module):

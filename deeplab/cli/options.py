@@ -1,0 +1,299 @@
+"""What the subcommands that run a network share: their options, and what these stand for."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from densecrf_gpu.cli.errors import FileError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from deeplab.data import SegmentationDataset
+    from deeplab.labelling import Labelling
+    from deeplab.segmenter import CRF, Segmenter
+
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+def add_network_options(parser: argparse.ArgumentParser) -> None:
+    """The network and how it looks at pictures."""
+    group = parser.add_argument_group("network")
+    group.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="checkpoint, of this package or of the families that deeplab.load knows [the one "
+        "that comes with the package]; a .json of the same name beside it may name the classes",
+    )
+    group.add_argument(
+        "--output-stride", type=int, metavar="N", help="8 or 16 [what the weights say]"
+    )
+    group.add_argument(
+        "--scales",
+        type=_scales,
+        default=(1.0,),
+        metavar="S,S",
+        help="average over these scales of the picture; paper is 0.5,0.75,1,1.25,1.5,1.75 [1]",
+    )
+    group.add_argument("--flip", action="store_true", help="average over the mirrored picture too")
+    group.add_argument(
+        "--window", type=_window, metavar="WxH", help="sliding windows of this size [whole picture]"
+    )
+    group.add_argument(
+        "--dtype", choices=_DTYPES, default="float32", help="of the network [float32]"
+    )
+
+
+def add_crf_options(parser: argparse.ArgumentParser) -> None:
+    """The CRF behind the network."""
+    group = parser.add_argument_group("fully connected CRF")
+    group.add_argument("--crf", action="store_true", help="refine the network's scores")
+    group.add_argument(
+        "--crf-params",
+        metavar="NAME",
+        help="auto (searched for these weights, else deeplab_v2_resnet101), a preset (densecrf "
+        "presets) or a .json file of tune-crf; implies --crf [auto]",
+    )
+    group.add_argument("--iterations", type=_count, default=10, metavar="N", help="[10]")
+
+
+def add_data_options(parser: argparse.ArgumentParser, split: str) -> None:
+    """A labelled data set."""
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--data",
+        required=True,
+        metavar="NAME",
+        help="voc2012, camvid, cityscapes, cocostuff, or folder: images/, labels/, classes.txt",
+    )
+    group.add_argument("--root", required=True, metavar="FOLDER", help="where its files are")
+    group.add_argument("--split", default=split, metavar="NAME", help=f"[{split}]")
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Where and how it runs."""
+    group = parser.add_argument_group("running")
+    group.add_argument(
+        "--device", default="auto", metavar="D", help="cpu, cuda, cuda:1 [cuda where there is one]"
+    )
+    group.add_argument("--threads", type=_positive, metavar="N", help="CPU threads [torch's]")
+    group.add_argument(
+        "--progress",
+        action=argparse.BooleanOptionalAction,
+        help="a progress bar [if stderr is a terminal]",
+    )
+
+
+@dataclass(frozen=True)
+class Shard:
+    """This process among those that torchrun started."""
+
+    rank: int
+    size: int
+    local_rank: int
+
+    @classmethod
+    def from_environment(cls) -> Shard:
+        """The process that torchrun's variables describe; a single one without them."""
+        env = os.environ
+        names = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+        return cls(
+            *(int(env.get(name, default)) for name, default in names),
+        )
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A network ready to label pictures."""
+
+    segmenter: Segmenter
+    labelling: Labelling
+    weights: Path
+    device: torch.device
+    settings: dict[str, Any]
+
+    @property
+    def num_classes(self) -> int:
+        """Of the network."""
+        return len(self.labelling.classes)
+
+
+def load_network(args: argparse.Namespace, shard: Shard) -> Loaded:
+    """Loads the network that the options describe onto its device.
+
+    Raises:
+        UsageError: options do not fit the network or the machine.
+        FileError: the weights cannot be used.
+    """
+    import torch
+
+    from deeplab.checkpoints import CheckpointError, load
+    from deeplab.labelling import labelling_beside
+    from deeplab.segmenter import Segmenter
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    weights = args.weights or packaged_weights()
+    try:
+        model = load(weights)
+        labelling = labelling_beside(weights, model.config.num_classes)
+    except (CheckpointError, ValueError) as error:
+        raise FileError(str(error)) from error
+    try:
+        if args.output_stride is not None:
+            model.set_output_stride(args.output_stride)
+        device = choose_device(args.device, shard)
+        segmenter = Segmenter(
+            model.to(device).float(),  # files of half precision are for keeping
+            scales=args.scales,
+            flip=args.flip,
+            window=args.window,
+            autocast=None if args.dtype == "float32" else getattr(torch, args.dtype),
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    settings = {
+        "weights": weights.name,
+        "output_stride": model.output_stride,
+        "scales": list(args.scales),
+        "flip": args.flip,
+        "window": args.window,
+        "dtype": args.dtype,
+        "device": str(device),
+        "torch": torch.__version__,
+    }
+    return Loaded(segmenter, labelling, weights, device, settings)
+
+
+def packaged_weights() -> Path:
+    """The weights that come with the package; UsageError if it has none."""
+    folder = Path(str(files("deeplab"))) / "weights"
+    found = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
+    if len(found) != 1:
+        raise UsageError(f"expected --weights: {folder} holds {len(found)} files of weights")
+    return found[0]
+
+
+def choose_device(text: str, shard: Shard) -> torch.device:
+    """The device of this process.
+
+    Raises:
+        UsageError: it is unknown, or not in this machine.
+    """
+    import torch
+
+    if text == "auto":
+        text = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(text)
+    except RuntimeError as error:
+        raise UsageError(f"--device {text}: {str(error).splitlines()[0]}") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UsageError(f"--device {text}: torch {torch.__version__} finds no CUDA device")
+        return device if device.index is not None else torch.device("cuda", shard.local_rank)
+    return device
+
+
+def choose_crf(args: argparse.Namespace, loaded: Loaded) -> CRF | None:
+    """The CRF that the options ask for.
+
+    Raises:
+        UsageError: its parameters are unknown, or it has no backend on the device.
+    """
+    from deeplab.labelling import choose_crf_params
+    from deeplab.segmenter import CRF
+    from densecrf_gpu.backends import require_backend
+
+    if not args.crf and args.crf_params is None:
+        return None
+    try:
+        require_backend(loaded.device)
+        params = choose_crf_params(args.crf_params or "auto", loaded.labelling.crf)
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    loaded.settings["crf"] = {**asdict(params), "iterations": args.iterations}
+    return CRF(params=params, iterations=args.iterations)
+
+
+def open_data(args: argparse.Namespace, loaded: Loaded) -> SegmentationDataset:
+    """The data set that the options name; UsageError if it is none, or of other classes."""
+    from deeplab.data import open_dataset
+
+    try:
+        dataset = open_dataset(args.data, args.root, args.split)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if dataset.num_classes != loaded.num_classes:
+        raise UsageError(
+            f"{args.data} has {dataset.num_classes} classes, the network of {loaded.weights.name} "
+            f"{loaded.num_classes}"
+        )
+    loaded.settings.update(data=args.data, split=args.split)
+    return dataset
+
+
+def progress_bar(
+    args: argparse.Namespace, shard: Shard, unit: str
+) -> Callable[[Iterable[Any], int], Iterable[Any]] | None:
+    """What draws a bar around an iterable of known length, in the first process; None for none."""
+    wanted = sys.stderr.isatty() if args.progress is None else args.progress
+    if not wanted or shard.rank:
+        return None
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        if args.progress:
+            raise UsageError("--progress needs tqdm: pip install tqdm") from None
+        return None
+
+    def bar(items: Iterable[Any], total: int) -> Iterable[Any]:
+        return tqdm(items, total=total, unit=unit, file=sys.stderr)  # type: ignore[no-any-return]
+
+    return bar
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    from deeplab.segmenter import PAPER_SCALES
+
+    if text == "paper":
+        return PAPER_SCALES
+    try:
+        scales = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        scales = ()
+    if not scales or not all(0 < scale < 100 for scale in scales):
+        raise argparse.ArgumentTypeError(f"expected paper or scales such as 0.5,1, found {text!r}")
+    return scales
+
+
+def _window(text: str) -> tuple[int, int]:
+    """(height, width) of ``WxH``."""
+    match = re.fullmatch(r"([1-9]\d*)[x×]([1-9]\d*)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected a window such as 513x513, found {text!r}")
+    return int(match[2]), int(match[1])
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """A type for argparse: whole numbers from ``least`` on."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number >= {least}, found {text!r}")
+        return int(text)
+
+    return parse
+
+
+_positive = whole_number(1)
+_count = whole_number(0)
