@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import Any, NoReturn
 
-from .train import add_train_parser
-
 _EXAMPLES = """\
 examples:
   deeplab predict street.jpg --crf --overlay -o out/
   deeplab eval --data camvid --root data/camvid --split test --crf
   deeplab tune-crf --data camvid --root data/camvid -o crf.json
+  deeplab train deeplabv3plus_resnet101_voc -o runs/voc --set data.root=data/VOC2012
   deeplab models                                  the networks of the papers, by name
 """
 
@@ -48,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     # The subcommands' modules need add_command of this one.
     from .eval import add_eval_parser
     from .predict import add_predict_parser
+    from .train import add_train_parser
     from .tune import add_tune_parser
 
     parser = _Parser(
@@ -61,9 +61,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_predict_parser(subparsers)
     add_eval_parser(subparsers)
     add_tune_parser(subparsers)
+    add_train_parser(subparsers)
     models = add_command(subparsers, "models", "list the networks and their parameters")
     models.set_defaults(run=_print_models)
-    add_train_parser(subparsers)
     return parser
 
 
