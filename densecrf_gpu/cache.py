@@ -34,6 +34,7 @@ class SpatialKey(NamedTuple):
     dtype: torch.dtype
     device: torch.device
     threads: int  # the order of vertices, and so of sums, may follow the thread count
+    stream: int = 0  # on CUDA: another one might use a lattice before it is built
 
 
 class LatticeCache:
@@ -153,7 +154,13 @@ def spatial_lattice(
 
     if torch.compiler.is_compiling():
         return build()
-    return _cache.get(SpatialKey(size, sigmas, dtype, device, torch.get_num_threads()), build)
+    stream = 0
+    if device.type == "cuda":
+        if torch.cuda.is_current_stream_capturing():
+            return build()  # a graph outlives the cache, and its memory must not be in the cache
+        stream = torch.cuda.current_stream(device).cuda_stream
+    key = SpatialKey(size, sigmas, dtype, device, torch.get_num_threads(), stream)
+    return _cache.get(key, build)
 
 
 def position_features(

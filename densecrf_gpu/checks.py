@@ -1,4 +1,8 @@
-"""Checks of arguments: one pass over the data where all is well, details only on failure."""
+"""Checks of arguments: one pass over the data where all is well, details only on failure.
+
+Values are checked on the CPU alone. To look at those on a GPU, the host would have to wait for all
+that is queued there; kernels answer what is not finite with NaN instead.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,14 @@ from torch import Tensor
 _PROBABILITY_SLACK = 1e-3
 
 
+def values_at_hand(tensor: Tensor) -> bool:
+    """Tells whether the host can look at the values of a tensor without waiting for a device."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def check_finite(name: str, tensor: Tensor) -> None:
-    """Raises ValueError naming the first NaN or infinity of a floating tensor."""
-    if torch.compiler.is_compiling() or tensor.numel() == 0:
+    """Raises ValueError naming the first NaN or infinity of a floating tensor on the CPU."""
+    if not values_at_hand(tensor) or tensor.numel() == 0:
         return
     # One reduction: a NaN or an infinity anywhere makes the sum NaN or infinite.
     wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
@@ -27,8 +36,8 @@ def check_finite(name: str, tensor: Tensor) -> None:
 
 
 def check_probabilities(name: str, tensor: Tensor) -> None:
-    """Raises ValueError naming the first entry outside [0, 1], NaN included."""
-    if torch.compiler.is_compiling() or tensor.numel() == 0:
+    """Raises ValueError naming the first entry outside [0, 1], NaN included, on the CPU."""
+    if not values_at_hand(tensor) or tensor.numel() == 0:
         return
     low, high = (bound.item() for bound in torch.aminmax(tensor))
     if low >= -_PROBABILITY_SLACK and high <= 1 + _PROBABILITY_SLACK:  # false for NaN
@@ -43,8 +52,11 @@ def check_probabilities(name: str, tensor: Tensor) -> None:
 def check_labels(
     name: str, labels: Tensor, num_classes: int, ignore_index: int | None = None
 ) -> None:
-    """Raises ValueError naming the first label outside [0, num_classes), unknown ones apart."""
-    if torch.compiler.is_compiling() or labels.numel() == 0:
+    """Raises ValueError naming the first label outside [0, num_classes), unknown ones apart.
+
+    On the CPU alone, as the other checks.
+    """
+    if not values_at_hand(labels) or labels.numel() == 0:
         return
     wrong = (labels < 0) | (labels >= num_classes)
     allowed = f"labels in [0, {num_classes})"

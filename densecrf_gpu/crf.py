@@ -44,7 +44,8 @@ class DenseCRF:
     Raises:
         TypeError: an argument is of another type or dtype.
         ValueError: shapes or devices do not fit, an entry is not finite, or a float image seems to
-            span [0, 1] with bandwidths made for 0..255.
+            span [0, 1] with bandwidths made for 0..255. Values on a GPU are not looked at: there
+            NaN and infinity come out as NaN.
         RuntimeError: a tensor requires grad, or is on a device without a backend.
     """
 
@@ -194,7 +195,8 @@ class DenseCRF:
         classes = self._logits.shape[1]
         check_labels("labels", labels, classes)
         index = labels.long().reshape(self._logits.shape[0], 1, -1)  # [B, 1, N]
-        x = torch.zeros_like(self._logits).scatter_(1, index, 1)
+        every = torch.arange(classes, device=labels.device)[:, None]
+        x = (index == every).to(self._logits.dtype)  # one-hot [B, C, N]
         return self._per_image(x * (0.5 * self._pairwise(x) - self._logits))
 
     def map(self, q: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import check_choice, first
+from .checks import check_choice, first, values_at_hand
 
 IMAGE_LAYOUTS = ("auto", "CHW", "HWC", "HW")
 
@@ -28,7 +28,8 @@ class Guide:
     Attributes:
         pixels: ``[B, channels, *size]`` or, for the whole batch, ``[1, channels, *size]``; uint8,
             float32 or float64, of any strides.
-        peak: the largest magnitude of an image that came as floats; None for integers.
+        peak: the largest magnitude of an image that came as floats; None for integers, and where
+            the values are on a GPU.
     """
 
     pixels: Tensor
@@ -178,12 +179,12 @@ def _expected_shapes(
 
 
 def check_image_values(name: str, image: Tensor) -> float | None:
-    """Returns the largest magnitude of a floating image, None for integers.
+    """Returns the largest magnitude of a floating image; None for integers, and on a GPU.
 
     Raises:
         ValueError: an entry is not finite.
     """
-    if not image.is_floating_point() or torch.compiler.is_compiling():
+    if not image.is_floating_point() or not values_at_hand(image):
         return None
     low, high = (bound.item() for bound in torch.aminmax(image))
     if not (math.isfinite(low) and math.isfinite(high)):

@@ -19,7 +19,13 @@ from torch import Tensor
 
 from . import ops
 from .cache import spatial_lattice
-from .checks import check_choice, check_finite, check_sigmas, expand_sigmas
+from .checks import (
+    check_choice,
+    check_finite,
+    check_sigmas,
+    expand_sigmas,
+    values_at_hand,
+)
 from .inputs import Guide
 from .lattice import check_features
 from .ops import LatticeData
@@ -205,10 +211,10 @@ def build_terms(
                 "expected kernels of type GaussianKernel, BilateralKernel or FeatureKernel, "
                 f"found {type(kernel).__name__}"
             )
-        compatibility = compatibility_tensor(kernel.weight, classes, dtype, device)
-        if torch.compiler.is_compiling() or compatibility.count_nonzero():
+        compatibility = compatibility_tensor(kernel.weight, classes, dtype)
+        if not values_at_hand(compatibility) or compatibility.count_nonzero():
             kernel.check(batch, tuple(size), guide, device)
-            used.append((kernel, compatibility))
+            used.append((kernel, to_device(compatibility, device)))
     terms = PairwiseTerms([], [], [], [])
     for kernel, compatibility in used:
         lattice = kernel.lattice(tuple(size), guide, dtype, device)
@@ -219,10 +225,17 @@ def build_terms(
     return terms
 
 
-def compatibility_tensor(
-    weight: Weight, classes: int, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """Returns a weight as ``[1]``, ``[C]`` or ``[C, C]``.
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Moves a few numbers to a device without waiting for it: a copy from pageable memory would."""
+    if tensor.device.type != "cpu" or device.type != "cuda" or torch.compiler.is_compiling():
+        return tensor.to(device)
+    if tensor.numel() == 1:  # a number: no copy, so that it can be captured in a CUDA graph
+        return torch.full(tensor.shape, tensor.item(), dtype=tensor.dtype, device=device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def compatibility_tensor(weight: Weight, classes: int, dtype: torch.dtype) -> Tensor:
+    """Returns a weight as ``[1]``, ``[C]`` or ``[C, C]``, on the device where its numbers are.
 
     Raises:
         ValueError: it has another shape, or an entry that is not finite.
@@ -230,7 +243,7 @@ def compatibility_tensor(
     """
     if isinstance(weight, Tensor):
         ops.refuse_gradients("the weight of a kernel", weight)
-    tensor = torch.as_tensor(weight, dtype=dtype, device=device)
+    tensor = torch.as_tensor(weight, dtype=dtype)
     if tensor.dim() > 0 and tensor.shape not in ((classes,), (classes, classes)):
         raise ValueError(
             f"expected weight to be a number, [{classes}] or [{classes}, {classes}], "

@@ -92,7 +92,8 @@ def crf_refine(
     Raises:
         TypeError: an argument is of another type or dtype.
         ValueError: shapes, devices or ranges do not fit, the layout is ambiguous, or an entry is
-            not finite.
+            not finite. Values on a GPU are not looked at, as that would wait for it: there NaN
+            and infinity come out as NaN, and a label out of range counts as unknown.
         RuntimeError: a tensor requires grad, or is on a device without a backend.
     """
     check_choice("input", input, INPUTS)
@@ -136,7 +137,7 @@ def crf_refine(
         shape = (batch or 1, classes, h, w)
         terms = build_terms(kernels, shape, guide, compute_dtype(dtype), scores.device)
         if input == "labels":
-            unary = label_logits(scores, classes, gt_prob, ignore_index)
+            unary = label_logits(scores, classes, gt_prob)
         else:
             unary = _enlarge(scores.to(compute_dtype(dtype)), (h, w))
         if input == "probabilities":

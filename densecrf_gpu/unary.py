@@ -38,30 +38,25 @@ def logits_from_labels(
     Raises:
         TypeError: ``labels`` is not an integer tensor.
         ValueError: its shape is another, it holds labels out of range, or another argument is
-            out of its range.
+            out of its range. On a GPU a label out of range counts as unknown instead.
     """
     num_classes = check_count("num_classes", num_classes, least=2)
     if not 0 < gt_prob < 1:
         raise ValueError(f"expected gt_prob in (0, 1), found {gt_prob}")
     check_label_map("labels", labels, num_classes, ignore_index)
-    return label_logits(labels, num_classes, gt_prob, ignore_index)
+    return label_logits(labels, num_classes, gt_prob)
 
 
-def label_logits(
-    labels: Tensor, num_classes: int, gt_prob: float, ignore_index: int | None
-) -> Tensor:
-    """Does the work of :func:`logits_from_labels` on arguments that have been checked."""
+def label_logits(labels: Tensor, num_classes: int, gt_prob: float) -> Tensor:
+    """Does the work of :func:`logits_from_labels`; every label out of range counts as unknown."""
     class_dim = labels.dim() - 2
     shape = (*labels.shape[:class_dim], num_classes, *labels.shape[class_dim:])
     logits = torch.full(shape, math.log((1 - gt_prob) / (num_classes - 1)), device=labels.device)
     index = labels.long().unsqueeze(class_dim)
-    unknown = None if ignore_index is None else index == ignore_index
-    if unknown is not None:
-        index = index.masked_fill(unknown, 0)
-    logits.scatter_(class_dim, index, math.log(gt_prob))
-    if unknown is not None:
-        logits.masked_fill_(unknown, math.log(1 / num_classes))
-    return logits
+    # A GPU that scatters out of range stops the whole process.
+    unknown = (index < 0) | (index >= num_classes)
+    logits.scatter_(class_dim, index.masked_fill(unknown, 0), math.log(gt_prob))
+    return logits.masked_fill_(unknown, math.log(1 / num_classes))
 
 
 def check_label_map(name: str, labels: Tensor, num_classes: int, ignore_index: int | None) -> None:
