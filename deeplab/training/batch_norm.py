@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as collective
 from torch import Tensor, nn
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -26,7 +27,7 @@ class SyncBatchNorm(_BatchNorm):
         if not self.training:
             return super().forward(x)
         count = torch.full((1,), x.numel() // x.shape[1], dtype=torch.float32, device=x.device)
-        values = x.float()
+        values = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         total = _sum_over_processes(torch.cat([values.sum((0, 2, 3)), count]))
         count = total[-1].detach()
         mean = total[:-1] / count
@@ -51,8 +52,24 @@ class SyncBatchNorm(_BatchNorm):
         return normalised
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of all processes' tensors; its gradient is the sum of all processes' gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
 def _sum_over_processes(x: Tensor) -> Tensor:
-    total: Tensor = collective.all_reduce(x)  # type: ignore[no-untyped-call]
+    total: Tensor = _SumOverProcesses.apply(x)  # type: ignore[no-untyped-call]
     return total
 
 
