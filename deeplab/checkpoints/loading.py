@@ -57,7 +57,9 @@ def load(
     config = native_config(metadata, path)
     if config is None:
         state, config = convert(state, path.name, options)
-    elif options:
+    else:
+        # Half precision is how ``save`` keeps files small, not what a network is run in.
+        state = {k: t.float() if t.dtype is torch.float16 else t for k, t in state.items()}
         config = Config(**{**vars(config), **options})
     return _fill(config, state, str(path)).to(device).eval()
 

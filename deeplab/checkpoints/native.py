@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 
 from deeplab.config import Config
 from deeplab.models import DeepLab
@@ -16,19 +16,30 @@ from .files import CheckpointError
 FORMAT = "deeplab 1"
 
 
-def save(model: DeepLab, path: str | os.PathLike[str]) -> None:
+def save(model: DeepLab, path: str | os.PathLike[str], *, half: bool = False) -> None:
     """Writes a network as safetensors, its configuration as JSON in the metadata.
 
     ``load`` builds the same network from it, at the output stride now in force.
 
+    Args:
+        model: the network.
+        path: ends with .safetensors.
+        half: writes the convolutions' weights in float16, which halves the file; what batch
+            normalisation counts stays as it is.
+
     Raises:
         ValueError: the path does not end with .safetensors, by which ``load`` knows the format.
+        OSError: the file cannot be written.
     """
     if Path(path).suffix != ".safetensors":
         raise ValueError(f"expected a path ending with .safetensors, found {os.fspath(path)!r}")
-    tensors = {key: tensor.contiguous() for key, tensor in model.state_dict().items()}
+    tensors = {
+        key: (tensor.half() if half and tensor.dim() == 4 else tensor).contiguous()
+        for key, tensor in model.state_dict().items()
+    }
     metadata = {"format": FORMAT, "config": model.config.to_json()}
-    save_file(tensors, os.fspath(path), metadata=metadata)
+    # Not its save_file: that leaves a file only its owner may read.
+    Path(path).write_bytes(to_bytes(tensors, metadata=metadata))
 
 
 def native_config(metadata: Mapping[str, str], path: Path) -> Config | None:

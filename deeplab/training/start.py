@@ -32,9 +32,9 @@ def train(
 ) -> Outcome:
     """Trains a network.
 
-    Leaves in ``folder``: ``best.safetensors`` and ``last.safetensors`` for ``deeplab.load``,
-    ``last.pt`` to go on from, ``history.jsonl``, ``settings.json``, ``labels.txt`` and
-    ``tensorboard``. Ctrl-C and SIGTERM end the run behind the iteration, with everything saved.
+    Leaves in ``folder``: ``best.safetensors`` and ``last.safetensors`` for ``deeplab.load``, the
+    names of their classes beside them, ``last.pt`` to go on from, ``history.jsonl``,
+    ``settings.json``, ``labels.txt`` and ``tensorboard``. Ctrl-C and SIGTERM end the run behind the iteration, with everything saved.
 
     Args:
         settings: the run, see ``load_settings``.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 STATE = "last.pt"
-LAST = "last.safetensors"
+LAST = "last.safetensors"  # beside it, as .json, what its classes are called
 BEST = "best.safetensors"
 HISTORY = "history.jsonl"
 SETTINGS = "settings.json"

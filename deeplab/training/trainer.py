@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from deeplab.checkpoints import save
 from deeplab.data import Sample, SegmentationDataset
 from deeplab.data.augment import Augmentation
+from deeplab.labelling import Labelling
 from deeplab.models import DeepLab
 
 from .batch_norm import freeze_affine, synchronise, train_mode
@@ -319,6 +320,8 @@ class Trainer:
             self._write(report, write)
 
     def _save_network(self, name: str) -> None:
+        labelling = Labelling(self.train_set.classes, self.train_set.palette)
+        replace_file((self.folder / name).with_suffix(".json"), labelling.write)
         replace_file(self.folder / name, lambda part: save(self.kept, part))
 
     def _write(self, report: Report, write: Any) -> None:

@@ -173,6 +173,23 @@ def test_a_fused_pyramid_is_saved_as_well(tmp_path: Path) -> None:
         loaded.state_dict().values(), model.state_dict().values(), strict=True))  # fmt: skip
 
 
+def test_a_network_saved_in_half_precision_comes_back_in_single(tmp_path: Path) -> None:
+    model = tiny().eval()
+    for half in (False, True):
+        deeplab.save(model, tmp_path / f"{half}.safetensors", half=half)
+    sizes = [(tmp_path / f"{half}.safetensors").stat().st_size for half in (False, True)]
+    assert sizes[1] < 0.6 * sizes[0]
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    loaded = deeplab.load(tmp_path / "True.safetensors")
+    assert all(p.dtype == torch.float32 for p in loaded.parameters())
+    x = torch.randn(1, 3, 33, 33)
+    torch.testing.assert_close(loaded(x), model(x), rtol=0.02, atol=0.02)
+    for (key, kept), rounded in zip(
+        model.state_dict().items(), loaded.state_dict().values(), strict=True
+    ):
+        assert torch.equal(rounded, kept if kept.dim() != 4 else kept.half().float()), key
+
+
 def test_own_files_have_one_ending_and_one_version(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"ending with \.safetensors, found"):
         deeplab.save(tiny(), tmp_path / "model.pth")

@@ -16,6 +16,7 @@ import torch
 import deeplab
 from deeplab.cli import main
 from deeplab.data import LabelError
+from deeplab.labelling import Labelling
 
 pytest.importorskip("kornia")
 
@@ -101,6 +102,8 @@ def test_training_learns(config: Path, tmp_path: Path) -> None:
     assert losses[-1] < 0.4 * losses[0]
     assert outcome.best is not None
     assert outcome.best > 0.5
+    for name in ("best.json", "last.json"):
+        assert Labelling.read(tmp_path / "run" / name).classes == scenes.NAMES
     best = max(line["miou"] for line in _history(tmp_path / "run") if "miou" in line)
     assert best == outcome.best
 
