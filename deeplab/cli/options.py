@@ -8,7 +8,6 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +45,10 @@ def add_network_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--flip", action="store_true", help="average over the mirrored picture too")
     group.add_argument(
-        "--window", type=_window, metavar="WxH", help="sliding windows of this size [whole picture]"
+        "--window",
+        type=parse_window,
+        metavar="WxH",
+        help="sliding windows of this size [whole picture]",
     )
     group.add_argument(
         "--dtype", choices=_DTYPES, default="float32", help="of the network [float32]"
@@ -139,10 +141,14 @@ def load_network(args: argparse.Namespace, shard: Shard) -> Loaded:
     from deeplab.checkpoints import CheckpointError, load
     from deeplab.labelling import labelling_beside
     from deeplab.segmenter import Segmenter
+    from deeplab.weights import packaged_weights
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    weights = args.weights or packaged_weights()
+    try:
+        weights = args.weights or packaged_weights()
+    except FileNotFoundError as error:
+        raise UsageError(f"expected --weights: {error}") from None
     try:
         model = load(weights)
         labelling = labelling_beside(weights, model.config.num_classes)
@@ -172,15 +178,6 @@ def load_network(args: argparse.Namespace, shard: Shard) -> Loaded:
         "torch": torch.__version__,
     }
     return Loaded(segmenter, labelling, weights, device, settings)
-
-
-def packaged_weights() -> Path:
-    """The weights that come with the package; UsageError if it has none."""
-    folder = Path(str(files("deeplab"))) / "weights"
-    found = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    if len(found) != 1:
-        raise UsageError(f"expected --weights: {folder} holds {len(found)} files of weights")
-    return found[0]
 
 
 def choose_device(text: str, shard: Shard) -> torch.device:
@@ -276,7 +273,7 @@ def _scales(text: str) -> tuple[float, ...]:
     return scales
 
 
-def _window(text: str) -> tuple[int, int]:
+def parse_window(text: str) -> tuple[int, int]:
     """(height, width) of ``WxH``."""
     match = re.fullmatch(r"([1-9]\d*)[x×]([1-9]\d*)", text)
     if match is None:

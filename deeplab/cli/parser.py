@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any, NoReturn
 
 _EXAMPLES = """\
@@ -11,6 +12,7 @@ examples:
   deeplab eval --data camvid --root data/camvid --split test --crf
   deeplab tune-crf --data camvid --root data/camvid -o crf.json
   deeplab train deeplabv3plus_resnet101_voc -o runs/voc --set data.root=data/VOC2012
+  deeplab demo                                    a street before and after: deeplab-demo.png
   deeplab models                                  the networks of the papers, by name
 """
 
@@ -46,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Returns the parser; its result has ``run``, and the ``parser`` of the subcommand."""
     # The subcommands' modules need add_command of this one.
     from .eval import add_eval_parser
+    from .models import add_models_parser
     from .predict import add_predict_parser
     from .train import add_train_parser
     from .tune import add_tune_parser
@@ -62,19 +65,19 @@ def build_parser() -> argparse.ArgumentParser:
     add_eval_parser(subparsers)
     add_tune_parser(subparsers)
     add_train_parser(subparsers)
-    models = add_command(subparsers, "models", "list the networks and their parameters")
-    models.set_defaults(run=_print_models)
+    demo = add_command(subparsers, "demo", "label a photograph that comes with the package")
+    demo.add_argument("-o", "--output", type=Path, default=Path("deeplab-demo.png"), metavar="PNG")
+    demo.add_argument("--threads", type=int, metavar="N", help="CPU threads [torch's]")
+    demo.set_defaults(run=_run_demo)
+    add_models_parser(subparsers)
     return parser
 
 
-def _print_models(args: argparse.Namespace) -> int:
+def _run_demo(args: argparse.Namespace) -> int:
     import torch
 
-    from deeplab.registry import MODELS, build
+    from deeplab.demo import run_demo
 
-    print(f"{'model':<32}{'parameters':>12}   (21 classes)")
-    for name in MODELS:
-        with torch.device("meta"):
-            count = sum(p.numel() for p in build(name).parameters())
-        print(f"{name:<32}{count / 1e6:>10.2f} M")
-    return 0
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    return run_demo(args.output)

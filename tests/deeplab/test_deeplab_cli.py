@@ -246,6 +246,22 @@ def test_models_are_listed_with_the_papers_parameters(capsys: pytest.CaptureFixt
     assert set(deeplab.MODELS) <= set(printed.split())
 
 
+def test_multiply_adds_are_the_papers(capsys: pytest.CaptureFixture[str]) -> None:
+    # v3+, table 5: 54.2 B with separable convolutions.
+    assert run("models deeplabv3plus_xception65 --size 513x513 --output-stride 16") == 0
+    found = re.search(r"([\d.]+) G$", capsys.readouterr().out, re.M)
+    assert found is not None
+    assert float(found[1]) == pytest.approx(54.2, rel=0.005)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_network_is_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    line = "models deeplabv3plus_mobilenetv2 --size 33x17"
+    assert run(f"{line} --time --threads 1") == 0
+    assert re.search(r"deeplabv3plus_mobilenetv2 .* ms$", capsys.readouterr().out, re.M)
+    assert run("models --time") == 2
+
+
 def test_a_labelling_survives_its_file(tmp_path: Path) -> None:
     for labelling in (LABELLING, Labelling.numbered(4)):
         labelling.write(tmp_path / "x.json")
