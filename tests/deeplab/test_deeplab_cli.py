@@ -241,8 +241,8 @@ def test_a_label_that_is_no_class_fails_with_its_file(capsys: pytest.CaptureFixt
 def test_models_are_listed_with_the_papers_parameters(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("models") == 0
     printed = capsys.readouterr().out
-    assert re.search(r"^deeplabv1_vgg16 +20\.51 M$", printed, re.M)
-    assert re.search(r"^deeplabv2_resnet101 +44\.05 M$", printed, re.M)
+    assert re.search(r"^deeplabv1_vgg16 +8 +20\.51 M$", printed, re.M)
+    assert re.search(r"^deeplabv2_resnet101 +8 +44\.05 M$", printed, re.M)
     assert set(deeplab.MODELS) <= set(printed.split())
 
 
