@@ -18,8 +18,11 @@ from .checks import (
     check_tolerance,
 )
 from .inputs import Guide, check_image_values, compute_dtype, lattice_pixels
-from .kernels import Kernel, apply_compatibility, build_terms
+from .kernels import FeatureKernel, Kernel, apply_compatibility, check_kernels, terms_of
+from .layers.unrolled import FilterTerm, unrolled_mean_field
+from .mean_field_ops import refuse_tolerance
 from .ops import LatticeData
+from .registration import records_gradients
 
 # The floor that pydensecrf's klDivergence sets under Q before the logarithm.
 _LOG_FLOOR = 1e-20
@@ -31,7 +34,11 @@ class DenseCRF:
     The energy of a labelling x is ``sum_i -logits[x_i, i]`` plus the terms of the kernels; see
     ``densecrf_gpu.kernels`` for the sign of their weights. The lattices are built once, here.
     Marginals Q that go in and out have the shape, dtype and device of the logits. float16 and
-    bfloat16 are computed in float32. No gradient flows.
+    bfloat16 are computed in float32, and so is everything under autocast.
+
+    Gradients flow, exactly, to the logits, to marginals that are passed in, to the weights of
+    kernels that are tensors, and to the features of a ``FeatureKernel``; the last through an
+    inference that autograd records filter by filter, which takes more time and memory.
 
     Args:
         logits: ``[C, *size]`` or ``[B, C, *size]``, scores or log-probabilities; the negative of
@@ -46,7 +53,7 @@ class DenseCRF:
         ValueError: shapes or devices do not fit, an entry is not finite, or a float image seems to
             span [0, 1] with bandwidths made for 0..255. Values on a GPU are not looked at: there
             NaN and infinity come out as NaN.
-        RuntimeError: a tensor requires grad, or is on a device without a backend.
+        RuntimeError: the image requires grad, or a tensor is on a device without a backend.
     """
 
     def __init__(
@@ -68,9 +75,12 @@ class DenseCRF:
         require_backend(logits.device)
         guide = None if image is None else self._guide(image, batched, dtype)
         check_finite("logits", logits)
-        self._terms = build_terms(kernels, tuple(batched.shape), guide, dtype, logits.device)
+        shape = tuple(batched.shape)
+        used = check_kernels(kernels, shape, guide, dtype, logits.device)
+        self._terms = terms_of(used, shape, guide, dtype, logits.device)
+        self._features = [_learnable_features(kernel, dtype) for kernel, _ in used]
         self._logits = batched.flatten(2).to(dtype)  # [B, C, N]
-        if self._logits.data_ptr() == logits.data_ptr():
+        if torch.compiler.is_compiling() or self._logits.data_ptr() == logits.data_ptr():
             self._logits = self._logits.clone()  # the caller may write to his
 
     @staticmethod
@@ -84,7 +94,6 @@ class DenseCRF:
                 f"expected logits of shape [C, *size] or [B, C, *size] with {spatial_dims} axes of "
                 f"size, none of them 0, found {list(logits.shape)}"
             )
-        ops.refuse_gradients("DenseCRF", logits)
 
     @staticmethod
     def _guide(image: Tensor, logits: Tensor, dtype: torch.dtype) -> Guide:
@@ -103,7 +112,7 @@ class DenseCRF:
             raise ValueError(f"expected image of batch 1 or {batch}, found {guide.shape[0]}")
         if image.device != logits.device:
             raise ValueError(f"expected image on {logits.device}, found {image.device}")
-        ops.refuse_gradients("DenseCRF", image)
+        ops.refuse_gradients("DenseCRF in its image", image)
         return Guide(lattice_pixels(guide, dtype), check_image_values("image", image))
 
     def start(self) -> Tensor:
@@ -132,24 +141,31 @@ class DenseCRF:
     ) -> Tensor:
         """Runs mean field from :meth:`start`, in one call of the compiled operator.
 
+        Where autograd records, the marginals before every iteration are kept for backward.
+
         Args:
             iterations: at most this many.
             damping: the part of the old marginals that stays, in [0, 1).
-            tolerance: stops once no marginal moved by as much; None for never.
+            tolerance: stops once no marginal moved by as much; None for never, as gradients
+                demand.
             output: ``"probabilities"``, their logarithms ``"logits"``, or ``"labels"``.
 
         Returns:
-            Shape and dtype of the logits; for labels int64 ``[*size]`` or ``[B, *size]``.
+            Shape and dtype of the logits; for labels int64 ``[*size]`` or ``[B, *size]``, which
+            carry no gradient.
+
+        Raises:
+            RuntimeError: there is a tolerance where gradients are recorded.
         """
         check_choice("output", output, ops.OUTPUTS)
-        result = ops.mean_field(
-            self._logits,
-            *self._terms,
-            check_count("iterations", iterations),
-            check_damping(damping),
-            check_tolerance(tolerance),
-            output,
-        )
+        iterations = check_count("iterations", iterations)
+        damping, stop = check_damping(damping), check_tolerance(tolerance)
+        features = [f for f in self._features if f is not None]
+        if output != "labels" and records_gradients(*features):
+            refuse_tolerance(stop)
+            result = self._unrolled(iterations, damping, output)
+        else:
+            result = ops.mean_field(self._logits, *self._terms, iterations, damping, stop, output)
         return self._public_labels(result) if output == "labels" else self._public(result)
 
     def kl_divergence(self, q: Tensor) -> Tensor:
@@ -207,11 +223,25 @@ class DenseCRF:
         """Returns ``sum_k C_k F_k(Q)``, [B, C, N]."""
         total = torch.zeros_like(q)
         rows = q.transpose(1, 2).contiguous()  # [B, N, C]
-        for points, vertices, compatibility, normalization in zip(*self._terms, strict=True):
-            lattice = LatticeData(points, vertices)
-            message = ops.lattice_filter(lattice, rows, normalization, False).transpose(1, 2)
-            total += apply_compatibility(message, compatibility)
+        for term, compatibility in zip(self._filters(), self._terms.compatibilities, strict=True):
+            total += apply_compatibility(term.filter(rows).transpose(1, 2), compatibility)
         return total
+
+    def _unrolled(self, iterations: int, damping: float, output: str) -> Tensor:
+        compatibilities = self._terms.compatibilities
+        with torch.autocast(self._logits.device.type, enabled=False):
+            return unrolled_mean_field(
+                self._logits, self._filters(), compatibilities, iterations, damping, output, False
+            )
+
+    def _filters(self) -> list[FilterTerm]:
+        points, vertices, _, normalizations = self._terms
+        return [
+            FilterTerm(LatticeData(p, v), features, mode)
+            for p, v, mode, features in zip(
+                points, vertices, normalizations, self._features, strict=True
+            )
+        ]
 
     def _marginals(self, q: Tensor) -> Tensor:
         if not isinstance(q, Tensor):
@@ -223,7 +253,6 @@ class DenseCRF:
                 f"expected q of shape {list(self._shape)} on {self._logits.device}, "
                 f"found {list(q.shape)} on {q.device}"
             )
-        ops.refuse_gradients("DenseCRF", q)
         check_finite("q", q)
         return q.reshape(self._logits.shape).to(self._logits.dtype)
 
@@ -240,3 +269,10 @@ class DenseCRF:
     def _per_image(self, terms: Tensor) -> Tensor:
         sums = terms.sum(dim=(1, 2), dtype=torch.float64)
         return sums if self._batched else sums[0]
+
+
+def _learnable_features(kernel: Kernel, dtype: torch.dtype) -> Tensor | None:
+    """The features of a kernel, [B or 1, N, d], if they are to receive a gradient."""
+    if isinstance(kernel, FeatureKernel) and records_gradients(kernel.features):
+        return kernel.batch(dtype)
+    return None

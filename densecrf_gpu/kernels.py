@@ -5,6 +5,8 @@ that near and alike pixels take the same label. A vector holds such a weight for
 matrix is a penalty, ``mu[l, l']`` for labels l and l' side by side: ``mu @ F(Q)`` is subtracted,
 and ``w * (1 - identity)`` is the same as the number w. pydensecrf's numbers and matrices mean the
 same (it symmetrises matrices); its vectors have the opposite sign.
+
+A weight that is a tensor and requires grad receives its gradient, exactly.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from .checks import (
 from .inputs import Guide
 from .lattice import check_features
 from .ops import LatticeData
+from .registration import records_gradients
 
 Weight: TypeAlias = float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray | Tensor
 
@@ -165,14 +168,17 @@ class FeatureKernel:
             )
         if self.features.device != device:
             raise ValueError(f"expected features on {device}, found {self.features.device}")
-        ops.refuse_gradients("FeatureKernel", self.features)
 
     def lattice(
         self, size: tuple[int, ...], guide: Guide | None, dtype: torch.dtype, device: torch.device
     ) -> LatticeData:
         """Builds the lattices of the features."""
+        return ops.build_lattice(self.batch(dtype).detach())
+
+    def batch(self, dtype: torch.dtype) -> Tensor:
+        """Returns the features as the lattice takes them, ``[B or 1, N, d]``."""
         features = self.features if self.features.dim() == 3 else self.features[None]
-        return ops.build_lattice(features.to(dtype))
+        return features.to(dtype)
 
 
 Kernel: TypeAlias = GaussianKernel | BilateralKernel | FeatureKernel
@@ -196,6 +202,9 @@ def build_terms(
 ) -> PairwiseTerms:
     """Checks all kernels, then builds their lattices; kernels of weight 0 are left out.
 
+    Gradients can flow to the weights, not to the features of kernels: those are refused where
+    they would have to be recorded.
+
     Args:
         kernels: any number.
         shape: ``(B, C, *size)`` of the logits.
@@ -203,8 +212,23 @@ def build_terms(
         dtype: float32 or float64.
         device: of the logits.
     """
+    used = check_kernels(kernels, shape, guide, dtype, device)
+    for kernel, _ in used:
+        if isinstance(kernel, FeatureKernel):
+            ops.refuse_gradients("FeatureKernel", kernel.features)
+    return terms_of(used, shape, guide, dtype, device)
+
+
+def check_kernels(
+    kernels: Sequence[Kernel],
+    shape: tuple[int, ...],
+    guide: Guide | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> list[tuple[Kernel, Tensor]]:
+    """Returns the kernels with their compatibilities, but for those of a fixed weight 0."""
     batch, classes, *size = shape
-    used = []
+    used: list[tuple[Kernel, Tensor]] = []
     for kernel in kernels:
         if not isinstance(kernel, GaussianKernel | BilateralKernel | FeatureKernel):
             raise TypeError(
@@ -212,12 +236,27 @@ def build_terms(
                 f"found {type(kernel).__name__}"
             )
         compatibility = compatibility_tensor(kernel.weight, classes, dtype)
-        if not values_at_hand(compatibility) or compatibility.count_nonzero():
+        if (
+            not values_at_hand(compatibility)
+            or records_gradients(compatibility)
+            or compatibility.count_nonzero()
+        ):
             kernel.check(batch, tuple(size), guide, device)
             used.append((kernel, to_device(compatibility, device)))
+    return used
+
+
+def terms_of(
+    used: Sequence[tuple[Kernel, Tensor]],
+    shape: tuple[int, ...],
+    guide: Guide | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> PairwiseTerms:
+    """Builds the lattices of what :func:`check_kernels` returned."""
     terms = PairwiseTerms([], [], [], [])
     for kernel, compatibility in used:
-        lattice = kernel.lattice(tuple(size), guide, dtype, device)
+        lattice = kernel.lattice(tuple(shape[2:]), guide, dtype, device)
         terms.points.append(lattice.points)
         terms.vertices.append(lattice.vertices)
         terms.compatibilities.append(compatibility)
@@ -229,7 +268,8 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Moves a few numbers to a device without waiting for it: a copy from pageable memory would."""
     if tensor.device.type != "cpu" or device.type != "cuda" or torch.compiler.is_compiling():
         return tensor.to(device)
-    if tensor.numel() == 1:  # a number: no copy, so that it can be captured in a CUDA graph
+    if tensor.numel() == 1 and not records_gradients(tensor):
+        # A number: no copy, so that it can be captured in a CUDA graph.
         return torch.full(tensor.shape, tensor.item(), dtype=tensor.dtype, device=device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
@@ -237,12 +277,11 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 def compatibility_tensor(weight: Weight, classes: int, dtype: torch.dtype) -> Tensor:
     """Returns a weight as ``[1]``, ``[C]`` or ``[C, C]``, on the device where its numbers are.
 
+    Gradients flow to a tensor.
+
     Raises:
         ValueError: it has another shape, or an entry that is not finite.
-        RuntimeError: it requires grad.
     """
-    if isinstance(weight, Tensor):
-        ops.refuse_gradients("the weight of a kernel", weight)
     tensor = torch.as_tensor(weight, dtype=dtype)
     if tensor.dim() > 0 and tensor.shape not in ((classes,), (classes, classes)):
         raise ValueError(
@@ -256,5 +295,6 @@ def compatibility_tensor(weight: Weight, classes: int, dtype: torch.dtype) -> Te
 def apply_compatibility(message: Tensor, compatibility: Tensor) -> Tensor:
     """Returns what a message F(Q) ``[B, C, N]`` adds to the energy of each label."""
     if compatibility.dim() == 2:
-        return compatibility @ message
+        with torch.autocast(message.device.type, enabled=False):
+            return compatibility @ message
     return -compatibility[:, None] * message

@@ -9,6 +9,7 @@ from . import ops
 from .backends import require_backend
 from .checks import check_choice, check_finite
 from .ops import LatticeData
+from .registration import records_gradients
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -18,7 +19,9 @@ class PermutohedralLattice:
 
     The kernel between two points is approximately ``exp(-|f_i - f_j|^2 / 2)``: features are to
     be divided by their bandwidths. All conventions (order of the axes, taps, scale) are those of
-    pydensecrf. Features are not changed, nor kept.
+    pydensecrf. Features are not changed, and not kept unless they are to receive a gradient: the
+    exact derivative of what the lattice computes, as long as no point leaves its simplex (see
+    ``ops.lattice_filter_grad_features``). So bandwidths learn that features were divided by.
 
     Args:
         features: ``[N, d]`` or ``[B, N, d]``, float32 or float64; float16 and bfloat16 are
@@ -27,21 +30,22 @@ class PermutohedralLattice:
     Raises:
         TypeError: ``features`` is not a floating tensor.
         ValueError: it has another number of axes, d = 0, or an entry that is not finite.
-        RuntimeError: it requires grad, or is on a device without a backend.
+        RuntimeError: it is on a device without a backend.
     """
 
     def __init__(self, features: Tensor) -> None:
         features = check_features("features", features)
         require_backend(features.device)
-        ops.refuse_gradients("PermutohedralLattice", features)
         check_finite("features", features)
         self._batched = features.dim() == 3
+        batch = features if self._batched else features[None]  # [B, N, d]
+        self._features = batch if records_gradients(batch) else None
         self._shape: torch.Size = features.shape if self._batched else features[None].shape
         self._dtype = features.dtype
         self._device = features.device
         self._data: LatticeData | None = None
         if self._shape.numel() > 0:
-            self._data = ops.build_lattice(features if self._batched else features[None])
+            self._data = ops.build_lattice(batch.detach())
         self._num_vertices: tuple[int, ...] | None = None
 
     @property
@@ -62,7 +66,10 @@ class PermutohedralLattice:
     def filter(
         self, values: Tensor, normalization: str | None = None, adjoint: bool = False
     ) -> Tensor:
-        """Filters values over the points of the lattice; gradients flow to the values, exactly.
+        """Filters values over the points of the lattice.
+
+        Gradients flow to the values and to the features, exactly; those of the values can be
+        differentiated again.
 
         Args:
             values: ``[..., N, C]`` for features ``[N, d]``, ``[B, N, C]`` for features
@@ -88,7 +95,7 @@ class PermutohedralLattice:
         batch = self._shape[0] if self._batched else -1
         flat = values.to(self._dtype).reshape(batch, *values.shape[-2:])  # [B, N, C]
         assert self._data is not None  # N > 0, since values are not empty
-        filtered = ops.lattice_filter(self._data, flat, normalization, adjoint)
+        filtered = ops.lattice_filter(self._data, flat, normalization, adjoint, self._features)
         return filtered.reshape(values.shape).to(values.dtype)
 
     def _check_values(self, values: Tensor) -> None:

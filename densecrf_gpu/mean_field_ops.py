@@ -18,6 +18,7 @@ from .registration import (
     declare_not_differentiable,
     declare_once_differentiable,
     records_gradients,
+    refuse_vmap,
     register_fake,
 )
 
@@ -66,12 +67,7 @@ def mean_field(
         logits = logits.detach()
         compatibilities = [compatibility.detach() for compatibility in compatibilities]
     elif records_gradients(logits, *compatibilities):
-        if tolerance > 0:
-            raise RuntimeError(
-                f"expected no tolerance where gradients are recorded, found {tolerance}: the "
-                "number of iterations has to be fixed; call it under torch.no_grad(), or pass "
-                "tolerance=None"
-            )
+        refuse_tolerance(tolerance)
         result, _ = mean_field_train(
             logits, points, vertices, compatibilities, normalizations, iterations, damping, output
         )
@@ -88,6 +84,15 @@ def mean_field(
         output,
     )
     return inferred
+
+
+def refuse_tolerance(tolerance: float) -> None:
+    """Raises RuntimeError if there is a tolerance: backward wants a fixed number of iterations."""
+    if tolerance > 0:
+        raise RuntimeError(
+            f"expected no tolerance where gradients are recorded, found {tolerance}: the number of "
+            "iterations has to be fixed; call it under torch.no_grad(), or pass tolerance=None"
+        )
 
 
 @register_fake("mean_field")
@@ -224,6 +229,7 @@ declare_not_differentiable("mean_field")
 declare_once_differentiable("mean_field_backward", of="mean field")
 for _name in ("mean_field", "mean_field_train", "mean_field_backward"):
     computes_in_float32(_name)
+    refuse_vmap(_name, "pass a batch instead, logits [B, C, N]")
 
 # Backends without fused passes of their own fall back on these.
 torch.library.impl("densecrf_gpu::mean_field_train", "default", mean_field_composite.train)

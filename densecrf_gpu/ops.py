@@ -25,6 +25,7 @@ from .registration import (
     computes_in_float32,
     declare_not_differentiable,
     declare_once_differentiable,
+    refuse_vmap,
     register_fake,
 )
 from .registration import refuse_gradients as refuse_gradients
@@ -186,6 +187,33 @@ torch.library.register_autograd(
 )
 
 
+def _filter_vmap(
+    info: Any,
+    in_dims: tuple[int | None, ...],
+    points: Tensor,
+    vertices: Tensor,
+    values: Tensor,
+    normalization: str,
+    adjoint: bool,
+    features: Tensor | None = None,
+) -> tuple[Tensor, int]:
+    """Filters the values of all samples as channels of one call."""
+    batched = [dim is not None for dim in in_dims]
+    if batched[0] or batched[1] or (len(batched) > 5 and batched[5]) or not batched[2]:
+        raise NotImplementedError(
+            "densecrf_gpu::lattice_filter can be vmapped over its values alone: build lattices of "
+            "many point sets in one call, from features [B, N, d]"
+        )
+    samples = values.movedim(in_dims[2] or 0, 2)  # [B, N, samples, C]
+    filtered = lattice_filter(
+        LatticeData(points, vertices), samples.flatten(2), normalization, adjoint, features
+    )
+    return filtered.reshape(samples.shape), 2
+
+
+torch.library.register_vmap("densecrf_gpu::lattice_filter", _filter_vmap)
+
+
 def lattice_filter_grad_features(
     lattice: LatticeData,
     features: Tensor,
@@ -263,3 +291,5 @@ for _name in (
     "lattice_filter_grad_features",
 ):
     computes_in_float32(_name)
+for _name in ("build_lattice", "build_image_lattice", "lattice_filter_grad_features"):
+    refuse_vmap(_name, "pass a batch instead, which every argument has an axis for")

@@ -21,7 +21,9 @@ from .checks import (
 )
 from .inputs import as_tensor, compute_dtype, is_array, prepare_image, prepare_scores
 from .kernels import build_terms
+from .mean_field_ops import refuse_tolerance
 from .params import CRFParams
+from .registration import records_gradients
 from .unary import CLIP, check_label_map, label_logits, probability_logits
 
 if TYPE_CHECKING:
@@ -51,8 +53,9 @@ def crf_refine(
 ) -> Array:
     """Refines a segmentation with a fully connected CRF (Krähenbühl and Koltun, NIPS 2011).
 
-    Inference only: no gradient flows, and in grad mode logits that require grad are refused
-    unless ``output="labels"``. Nothing is changed in place. The result comes as ``logits`` came:
+    Gradients flow to the logits or probabilities, exactly, unless ``output="labels"``; for
+    learnable weights see ``DenseCRF`` and ``CRFasRNN``. Nothing is changed in place. The result
+    comes as ``logits`` came:
     tensor or array, device, with or without batch axis, and dtype if that is floating; float16
     and bfloat16 are computed in float32. Errors speak of logits whatever ``input`` says they are.
 
@@ -72,7 +75,8 @@ def crf_refine(
         normalization: of both kernels: ``"symmetric"`` (pydensecrf's default), ``"before"``,
             ``"after"`` or ``"none"``.
         damping: the part of the old marginals that stays in an iteration, in [0, 1).
-        tolerance: stops once no marginal moved by as much in an iteration; None for never.
+        tolerance: stops once no marginal moved by as much in an iteration; None for never, as
+            gradients demand.
         num_classes: required for labels; otherwise checked if given.
         ignore_index: the label of unknown pixels, None if there are none.
         gt_prob: how far labels are trusted, in (0, 1).
@@ -94,7 +98,8 @@ def crf_refine(
         ValueError: shapes, devices or ranges do not fit, the layout is ambiguous, or an entry is
             not finite. Values on a GPU are not looked at, as that would wait for it: there NaN
             and infinity come out as NaN, and a label out of range counts as unknown.
-        RuntimeError: a tensor requires grad, or is on a device without a backend.
+        RuntimeError: the image requires grad, there is a tolerance where gradients are recorded,
+            or a tensor is on a device without a backend.
     """
     check_choice("input", input, INPUTS)
     check_choice("output", output, ops.OUTPUTS)
@@ -114,8 +119,11 @@ def crf_refine(
     image_dim = 2 if input == "labels" else 3
     batch = scores.shape[0] if scores.dim() > image_dim else None
     dtype = torch.float32 if input == "labels" else scores.dtype
-    if output != "labels":
-        ops.refuse_gradients("crf_refine", *(t for t in (scores, image) if isinstance(t, Tensor)))
+    records = output != "labels" and records_gradients(scores)
+    if records:
+        refuse_tolerance(stop)
+    if output != "labels" and isinstance(image, Tensor):
+        ops.refuse_gradients("crf_refine in its image", image)
     require_backend(scores.device)
 
     with torch.no_grad():
@@ -136,6 +144,7 @@ def crf_refine(
         kernels = params.kernels(normalization, image_range)
         shape = (batch or 1, classes, h, w)
         terms = build_terms(kernels, shape, guide, compute_dtype(dtype), scores.device)
+    with torch.set_grad_enabled(records):
         if input == "labels":
             unary = label_logits(scores, classes, gt_prob)
         else:

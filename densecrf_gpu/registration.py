@@ -24,6 +24,15 @@ def computes_in_float32(name: str) -> None:
         torch.library.register_autocast(f"densecrf_gpu::{name}", device, torch.float32)
 
 
+def refuse_vmap(name: str, instead: str) -> None:
+    """Makes an operator refuse ``torch.vmap`` with a word on what to do."""
+
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise NotImplementedError(f"densecrf_gpu::{name} cannot be vmapped: {instead}")
+
+    torch.library.register_vmap(f"densecrf_gpu::{name}", refuse)
+
+
 def records_gradients(*tensors: Tensor) -> bool:
     """Whether autograd has to record what is done to ``tensors``."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)

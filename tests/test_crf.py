@@ -343,16 +343,6 @@ def test_labels_out_of_range_are_refused_with_the_index() -> None:
         crf.energy(labels)
 
 
-def test_logits_that_require_grad_are_refused_rather_than_detached() -> None:
-    with pytest.raises(RuntimeError, match=r"not differentiable.*no_grad"):
-        DenseCRF(logits().requires_grad_(), KERNELS, image())
-
-
-def test_weights_that_require_grad_are_refused_rather_than_detached() -> None:
-    with pytest.raises(RuntimeError, match="weight of a kernel is not differentiable"):
-        DenseCRF(logits(), [GaussianKernel(3, torch.tensor(3.0, requires_grad=True))])
-
-
 def test_other_kernels_are_refused() -> None:
     with pytest.raises(TypeError, match=r"expected kernels of type .* found CRFParams"):
         DenseCRF(logits(), [CRFParams.pydensecrf()])  # type: ignore[list-item]

@@ -182,11 +182,6 @@ def test_unknown_normalization_is_refused() -> None:
         PermutohedralLattice(points()).filter(values(), "both")
 
 
-def test_tensors_that_require_grad_are_refused_rather_than_detached() -> None:
-    with pytest.raises(RuntimeError, match="not differentiable"):
-        PermutohedralLattice(points().requires_grad_())
-
-
 def test_tensors_that_require_grad_are_accepted_without_grad_mode() -> None:
     with torch.no_grad():
         out = permutohedral_filter(values().requires_grad_(), points().requires_grad_())
