@@ -70,6 +70,9 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     assert {"deeplab/py.typed", "densecrf_gpu/py.typed"} <= set(names)
     data = {f"densecrf_gpu/data/{path.name}" for path in (ROOT / "densecrf_gpu/data").iterdir()}
     assert data <= set(names)
+    recipes = {path.name for path in (ROOT / "deeplab/training/recipes").glob("*.toml")}
+    assert recipes
+    assert {f"deeplab/training/recipes/{name}" for name in recipes} <= set(names)
 
 
 def test_wheel_works_without_the_source_tree(installed: Path, tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ def train(
 
     Leaves in ``folder``: ``best.safetensors`` and ``last.safetensors`` for ``deeplab.load``, the
     names of their classes beside them, ``last.pt`` to go on from, ``history.jsonl``,
-    ``settings.json``, ``labels.txt`` and ``tensorboard``. Ctrl-C and SIGTERM end the run behind the iteration, with everything saved.
+    ``settings.json``, ``labels.txt`` and ``tensorboard``. Ctrl-C and SIGTERM end the
+    run behind the iteration, with everything saved.
 
     Args:
         settings: the run, see ``load_settings``.
@@ -135,6 +136,8 @@ def build_model(settings: Settings, num_classes: int) -> DeepLab:
     torch.manual_seed(seed_of(settings.run.seed))
     chosen = settings.model
     model = deeplab.build(chosen.name, num_classes=num_classes, **chosen.options)
+    if model.auxiliary is not None and len(model.config.scales) > 1:
+        raise SettingsError("a network of several scales has no loss for an auxiliary classifier")
     if model.config.head == "sum":
         stride = round(model.output_stride / min(model.config.scales))
         if any((side - 1) % stride for side in settings.data.window):
