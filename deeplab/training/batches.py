@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -78,6 +79,12 @@ class _Drawn(Dataset[tuple[Sample, int]]):
         return self.dataset[index], seed
 
 
+def _leave_ctrl_c_to_the_trainer(worker: int) -> None:
+    """A terminal sends Ctrl-C to the readers too, which the trainer needs to its last iteration."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def _as_list(batch: Sequence[tuple[Sample, int]]) -> list[tuple[Sample, int]]:
     return list(batch)  # pictures of many sizes: nothing to stack yet
 
@@ -93,4 +100,5 @@ def loader(
         collate_fn=_as_list,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
+        worker_init_fn=_leave_ctrl_c_to_the_trainer,
     )

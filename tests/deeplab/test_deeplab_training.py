@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +164,31 @@ def test_sigterm_saves_like_ctrl_c(
     assert _run(config, tmp_path / "run") == Outcome(1, None, interrupted=True)
     held = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
     assert held["iterations"] == 1
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_terminal_loses_nothing(config: Path, tmp_path: Path) -> None:
+    """A terminal interrupts all processes of the command, those that read pictures included."""
+    run = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "deeplab", "train", str(config), "-o", str(run), "--device", "cpu",
+        "--set", "data.workers=2", "--set", "run.iterations=100000", "--set", "run.save_every=9999",
+        "--set", "run.log_every=1",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(pictures.ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (run / "history.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        time.sleep(1)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said[-2000:]
+    last = torch.load(run / "last.pt", weights_only=True)["iterations"]
+    assert _history(run)[-1]["iteration"] == last
+    assert f"interrupted after {last} iterations" in said
 
 
 def test_a_run_that_crashed_goes_on_from_its_last_checkpoint(
