@@ -17,7 +17,7 @@ NATIVE := setup.py $(shell find csrc tools -type f 2>/dev/null)
 CXX_FILES = $(shell find csrc tests/cpp -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .DELETE_ON_ERROR:
-.PHONY: help build test test-all demo bench lint format types sanitize arm64-check cuda-build wheel clean distclean
+.PHONY: help build test test-all demo bench lint format types sanitize arm64-check cuda-build gpu-carry gpu-check wheel clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -111,6 +111,17 @@ ifeq ($(wildcard csrc/cuda/*.cu),)
 else
 	DENSECRF_CUDA=1 $(BIN)/python setup.py -q build_ext
 endif
+
+# Where the GPU is there may be no registry: what its Python does not have travels in this folder.
+CARRY ?= .gpu-carry
+OUT ?= build/gpu-check/out
+
+gpu-carry: $(VENV)/.base  ## fill CARRY (.gpu-carry) with what gpu-check wants from the network
+	$(BIN)/python tools/gpu_check/carry.py $(CARRY)
+
+# With PYTHON as it is: no .venv. Run again, it goes on where it stopped.
+gpu-check:  ## on a machine with a GPU: build, test, sanitize, stress, benchmark; results in OUT
+	$(PYTHON) tools/gpu_check $(if $(wildcard $(CARRY)),--carry $(CARRY)) --out $(OUT) $(GPU_CHECK_ARGS)
 
 wheel: $(VENV)/.base  ## one abi3 wheel in dist/
 	$(BIN)/pip wheel -q --no-build-isolation --no-deps -w dist .

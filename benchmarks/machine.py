@@ -139,7 +139,10 @@ def _torch_parallel() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """The commit measured, with "-dirty" where tracked files differ from it."""
+    """The commit measured, with "-dirty" where tracked files differ from it.
+
+    A copy of the sources without git may be told by DENSECRF_REVISION.
+    """
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
@@ -149,5 +152,5 @@ def _commit() -> str | None:
             check=True,
         )
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("DENSECRF_REVISION")
     return described.stdout.strip()
