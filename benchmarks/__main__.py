@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import crf, footprint, machine, readme, report
-from .cases import PARAMS, ROOT, Size, photographs
-from .timing import STOPWATCHES
+from . import crf, footprint, gpu, machine, readme, report
+from .cases import PARAMS, ROOT, Params, Size, photographs
 
 SIZES = ("500x375x21", "2048x1024x19")
 QUICK_SIZES = ("160x120x5",)
+CUDA_SIZES = (*SIZES, "320x240x2")
 MEMORY_SIZES = ("250x188x21", "500x375x2", "500x375x21", "500x375x64", "1000x750x21")
 COARSE_AND_FINE = ("80/13", "67/3")
 
@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     timing.add_argument("--pictures", nargs="+", metavar="NAME", help="default: all there are")
     timing.add_argument("--repeats", type=_positive, help="default: 7, large sizes 3, --quick 2")
     timing.add_argument(
-        "--threads", type=_threads, help="of ours, such as 1,4 (default: 1 and all cores)"
+        "--threads", type=_counts, help="of ours, such as 1,4 (default: 1 and all cores)"
     )
     timing.add_argument(
         "--cold", action="store_true", help="ours without its cache of spatial lattices throughout"
@@ -46,7 +46,13 @@ def _parser() -> argparse.ArgumentParser:
     timing.add_argument("--no-rival", action="store_true", help="ours alone")
     timing.add_argument("--no-memory", action="store_true", help="skip the memory measurements")
     timing.add_argument("--no-plot", action="store_true", help="write JSON only")
-    timing.add_argument("--device", choices=tuple(STOPWATCHES), default="cpu")
+    timing.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    timing.add_argument(
+        "--batches", type=_counts, default=(1, 16), help="on cuda: images a call (default: 1,16)"
+    )
+    timing.add_argument(
+        "--rehearse", action="store_true", help="of cuda: show on the CPU that it runs"
+    )
 
     footprint_ = commands.add_parser("memory", help="peak extra memory of one call of ours")
     footprint_.set_defaults(run=_memory)
@@ -75,18 +81,25 @@ def _common(parser: argparse.ArgumentParser, sizes: Sequence[str]) -> None:
 
 
 def _crf(arguments: argparse.Namespace) -> None:
-    quick: bool = arguments.quick
+    quick: bool = arguments.quick or arguments.rehearse
     output = _output(arguments)
     if output is not None and not arguments.no_plot:
         report.require_matplotlib()
-    sizes = arguments.sizes or [Size.parse(text) for text in (QUICK_SIZES if quick else SIZES)]
+    full = CUDA_SIZES if arguments.device == "cuda" else SIZES
+    sizes = arguments.sizes or [Size.parse(text) for text in (QUICK_SIZES if quick else full)]
     names = arguments.params or (COARSE_AND_FINE if quick else tuple(PARAMS))
     pictures = arguments.pictures or (list(photographs())[:1] if quick else None)
+    chosen = None if pictures is None else tuple(pictures)
+    if arguments.device == "cuda":
+        _cuda(arguments, tuple(sizes), tuple(PARAMS[name] for name in names), chosen, output)
+        return
+    if arguments.rehearse:
+        raise ValueError("--rehearse is of --device cuda")
     crf.run(
         crf.Settings(
             sizes=tuple(sizes),
             params=tuple(PARAMS[name] for name in names),
-            pictures=None if pictures is None else tuple(pictures),
+            pictures=chosen,
             iterations=arguments.iterations,
             threads=arguments.threads or tuple(sorted({1, machine.cores()})),
             repeats=arguments.repeats or (2 if quick else None),
@@ -99,6 +112,30 @@ def _crf(arguments: argparse.Namespace) -> None:
         ),
         output,
     )
+
+
+def _cuda(
+    arguments: argparse.Namespace,
+    sizes: tuple[Size, ...],
+    params: tuple[Params, ...],
+    pictures: tuple[str, ...] | None,
+    output: Path | None,
+) -> None:
+    if arguments.threads or arguments.cold or arguments.no_memory:
+        raise ValueError("--threads, --cold and --no-memory are of --device cpu")
+    settings = gpu.Settings(
+        sizes=sizes,
+        params=params,
+        pictures=pictures,
+        batches=arguments.batches,
+        iterations=arguments.iterations,
+        repeats=arguments.repeats or (2 if arguments.rehearse else None),
+        rival=not arguments.no_rival,
+        plot=not arguments.no_plot,
+        quick=arguments.quick,
+        rehearse=arguments.rehearse,
+    )
+    gpu.run(settings, output)
 
 
 def _memory(arguments: argparse.Namespace) -> None:
@@ -123,7 +160,7 @@ def _readme(arguments: argparse.Namespace) -> None:
 
 def _output(arguments: argparse.Namespace) -> Path | None:
     """Where results go: a quick run's nowhere unless it is said, so that none looks like a full."""
-    if arguments.output is not None or arguments.quick:
+    if arguments.output is not None or arguments.quick or getattr(arguments, "rehearse", False):
         folder: Path | None = arguments.output
         return folder
     return report.RESULTS
@@ -142,7 +179,7 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _threads(text: str) -> tuple[int, ...]:
+def _counts(text: str) -> tuple[int, ...]:
     return tuple(sorted({_positive(field) for field in text.split(",")}))
 
 

@@ -41,9 +41,31 @@ def describe() -> dict[str, Any]:
         "versions": _versions("torch", "numpy", "densecrf_gpu", "pydensecrf2"),
         "build": {**build_info(), "compiler": _compiler()},
         "torch_parallel": _torch_parallel(),
+        "gpu": gpu(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": _commit(),
         "load_average": load_average(),
+    }
+
+
+def gpu() -> dict[str, Any] | None:
+    """The current CUDA device and its driver; None where torch sees none."""
+    if not torch.cuda.is_available():
+        return None
+    about = torch.cuda.get_device_properties(torch.cuda.current_device())
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        driver = []
+    return {
+        "name": about.name,
+        "driver": driver[0] if driver else None,
+        "cuda": torch.version.cuda,
+        "capability": f"{about.major}.{about.minor}",
+        "multiprocessors": about.multi_processor_count,
+        "memory_gib": round(about.total_memory / 2**30, 1),
+        "l2_mib": round(about.L2_cache_size / 2**20, 1),
     }
 
 

@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from . import report
+from . import gpu_report, report
 from .rivals import OURS, RIVAL
 
 BEGIN = "<!-- benchmark:begin -->"
@@ -31,14 +31,16 @@ def update(readme: Path, results: Path) -> bool:
 
 
 def section(results: Path) -> str:
-    """The text between the markers: the newest speed table, then the newest memory table."""
-    crf = report.read_results(results, "crf")
+    """The text between the markers: the newest tables of speed, memory, and speed on a GPU."""
+    every = report.read_results(results, "crf")
+    crf = [document for document in every if document["device"] == "cpu"]
     if not crf:
         raise FileNotFoundError(f"no results of `python -m benchmarks crf` in {results.name}/")
     parts = [_speed(crf[-1])]
     memory = report.read_results(results, "memory")
     if memory:
         parts.append(_memory(memory[-1]))
+    parts.append(gpu_report.readme_section([d for d in every if d["device"] == "cuda"]))
     return "\n\n".join(parts)
 
 

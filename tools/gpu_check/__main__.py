@@ -58,7 +58,9 @@ def _run_or_reuse(stage: Stage, records: Records, context: Context) -> None:
         records.put(stage.run_in(context))
     record = records.get(stage.name)
     assert record is not None
-    print(f"==== {stage.name}: {record.status}, {record.seconds:.0f} s  {record.detail}", flush=True)
+    print(
+        f"==== {stage.name}: {record.status}, {record.seconds:.0f} s  {record.detail}", flush=True
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

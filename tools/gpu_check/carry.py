@@ -1,4 +1,4 @@
-"""Fills the folder that travels to the machine with the GPU: ``python tools/gpu_check/carry.py DIR``.
+"""Fills the folder that travels to the machine with the GPU: ``tools/gpu_check/carry.py DIR``.
 
 pydensecrf2's sources with their C++ generated (there is no registry over there), the photographs of
 the benchmark, and a note which commit these sources are.

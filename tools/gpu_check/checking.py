@@ -6,7 +6,7 @@ import importlib.util
 import os
 import shutil
 import sys
-import xml.etree.ElementTree as ElementTree
+import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ def read_junit(path: Path) -> tuple[dict[str, int], list[str]]:
     """Numbers of tests by outcome, and the names of those that failed."""
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     failures = []
-    for case in ElementTree.parse(path).iter("testcase"):
+    for case in ET.parse(path).iter("testcase"):
         if case.find("failure") is not None or case.find("error") is not None:
             counts["failed"] += 1
             failures.append(f"{case.get('classname')}::{case.get('name')}")
@@ -138,4 +138,3 @@ def _compute_sanitizer() -> str | None:
 def _last_line(path: Path) -> str:
     lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1][:300] if lines else "no output"
-

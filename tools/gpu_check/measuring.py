@@ -66,5 +66,3 @@ def hardware(context: Context, until: float) -> Any:
     found = json.loads(text.split("\n", 1)[1])
     detail = f"copy {found['copy_gb_s']:.0f} GB/s, launch {found['launch_us']:.2f} us"
     return "passed", detail, found, ()
-
-

@@ -96,7 +96,7 @@ def bundle(records: Records, out: Path, about: dict[str, Any]) -> None:
 
 
 def verdict(records: Records, stages: Sequence[str]) -> str:
-    """ "passed", "failed", or "incomplete" where a stage is still to be run."""
+    """Either "passed", "failed", or "incomplete" where a stage is still to be run."""
     status = {stage: getattr(records.get(stage), "status", "not run") for stage in stages}
     if "failed" in status.values():
         return "failed"

@@ -1,7 +1,7 @@
 """Builds pydensecrf2 from sources that hold their generated C++: ``rival.py SOURCES SITE``.
 
-Its setup.py wants one exact Cython, from the network if need be. Neither is there: Cython is hidden,
-so that setup.py takes the C++ files, and its demand is dropped.
+Its setup.py wants one exact Cython, from the network if need be. Neither is there: Cython is
+hidden, so that setup.py takes the C++ files, and its demand is dropped.
 """
 
 from __future__ import annotations

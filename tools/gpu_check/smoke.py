@@ -1,4 +1,4 @@
-"""A few calls on a device beside the CPU's answers: ``smoke.py cuda``; the first to be run there."""
+"""A few calls on a device beside the CPU's answers: ``smoke.py cuda``; the first to run there."""
 
 from __future__ import annotations
 
