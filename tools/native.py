@@ -199,6 +199,13 @@ def link(command: Sequence[str], output: Path) -> None:
     run([*compiler(), *command, *user, "-o", str(output)])
 
 
+def emulated_cuda(folder: Path, flags: Sequence[str]) -> list[Unit]:
+    """The CUDA backend as C++, whose kernels the emulator in csrc/testing runs."""
+    # What nvcc is asked to unroll means nothing here.
+    as_cpp = ["-Wno-unknown-pragmas", "-x", "c++"]
+    return [unit(source, folder, [*flags, *as_cpp]) for source in sources("csrc/cuda", ".cu")]
+
+
 def cpp_tests(folder: Path, flags: Sequence[str]) -> list[Path]:
     """Builds each tests/cpp/*.cpp into a program, with the CPU backend and without torch."""
     tests = [unit(source, folder, flags) for source in sources("tests/cpp")]
@@ -209,7 +216,7 @@ def cpp_tests(folder: Path, flags: Sequence[str]) -> list[Path]:
     emulator = [
         unit(source, folder, [*flags, *blind]) for source in sources("csrc/testing/emulator")
     ]
-    objects = compile_all([*cpu_units(folder, flags), *emulator])
+    objects = compile_all([*cpu_units(folder, flags), *emulator, *emulated_cuda(folder, flags)])
     programs = []
     for test in compile_all(tests):
         program = Path(test).with_suffix("")

@@ -121,4 +121,11 @@ inline int64_t grid_blocks(int64_t items, int64_t per_block, int threads) {
   return wanted < 1 ? 1 : wanted < most ? wanted : most;
 }
 
+// Blocks for a loop over tiles, each a block's work: more than run at once, so that the last ones
+// fill the gaps.
+inline int64_t tile_blocks(int64_t tiles, int threads) {
+  const int64_t most = 4 * resident_blocks(threads);
+  return tiles < most ? tiles : most;
+}
+
 }  // namespace densecrf::cuda

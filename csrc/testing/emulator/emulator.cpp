@@ -1,5 +1,5 @@
-// What emulator.h declares. Compiled without TSAN's instrumentation: what fibers and scheduler know of each other is no data
-// of the kernels.
+// What emulator.h declares. Compiled without TSAN's instrumentation: what fibers and scheduler know
+// of each other is no data of the kernels.
 #include "emulator.h"
 
 #include <memory>

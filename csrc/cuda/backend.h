@@ -1,0 +1,58 @@
+// The CUDA backend's surface: plain structs of device memory in, device memory out. It knows no
+// torch; its caller names the stream and lends the memory. Nothing waits for the device.
+#pragma once
+
+#include <cstdint>
+
+#include "context.h"
+#include "lattice_view.h"
+
+namespace densecrf::cuda {
+
+enum class Scalar : int { kFloat32, kFloat64 };
+enum class Normalization : int { kNone, kBefore, kAfter, kSymmetric };
+enum class Compatibility : int { kPotts, kPerClass, kMatrix };
+enum class Output : int { kProbabilities, kLogits, kLabels };
+
+struct Lattice {
+  LatticeShape shape;
+  const void* points;
+  const void* vertices;
+};
+
+struct FilterArguments {
+  Lattice lattice;
+  int64_t images;
+  int64_t channels;
+  const void* values;  // [images, N, channels]
+  void* result;        // [images, N, channels]
+  Normalization normalization;
+  bool adjoint;
+};
+
+// A pairwise kernel of the mean field.
+struct Kernel {
+  Lattice lattice;
+  Normalization normalization;
+  Compatibility compatibility;
+  const void* weights;  // [1], [classes] attraction, or [classes, classes] penalty
+};
+
+struct MeanFieldArguments {
+  int64_t images;
+  int64_t classes;
+  const void* logits;  // [images, classes, N]
+  TileMap tiles;       // of every kernel's lattice, or of N loose points where there is no kernel
+  const Kernel* kernels;
+  int kernel_count;
+  int64_t iterations;
+  double damping;
+  double tolerance;
+  Output output;
+  void* result;  // [images, classes, N], or int64 [images, N] for labels
+};
+
+void filter(Scalar scalar, const FilterArguments& arguments, const Context& context);
+void mean_field(Scalar scalar, const MeanFieldArguments& arguments, const Context& context);
+
+}  // namespace densecrf::cuda
