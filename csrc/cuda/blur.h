@@ -16,7 +16,7 @@ struct BlurStep {
 };
 
 template <typename T>
-__global__ void __launch_bounds__(kTile)
+__global__ void __launch_bounds__(kTile, kResident)
     blur_rows(const __grid_constant__ PassList<T> list, const __grid_constant__ BlurStep<T> step,
               const __grid_constant__ BlockShares shares) {
   if (list.is_over()) return;

@@ -12,13 +12,13 @@ constexpr int kWidest = 32;  // channels at a time
 // values [images, N, channels] -> rows [images, tiles, 256, chunks] of the `count` channels from
 // `first` on; zeros where there is no point or no channel.
 template <typename T>
-__global__ void __launch_bounds__(kTile)
+__global__ void __launch_bounds__(kTile, kResident)
     gather_channels(const T* values, T* rows, int64_t images, const TileMap tiles, int64_t channels,
                     int64_t first, int count, int chunks) {
   const RowShare mine = share_rows(chunks);
   if (mine.row >= mine.rows) return;
   for (int64_t item = blockIdx.x; item < images * tiles.tiles; item += gridDim.x) {
-    const int64_t image = item / tiles.tiles, tile = item % tiles.tiles;
+    const auto [image, tile] = batch_tile(item, tiles);
     for (int lane = mine.row; lane < kTile; lane += mine.rows) {
       const int64_t point = tiles.point(tile, lane);
       const T* from = values + (image * tiles.points + point) * channels + first;

@@ -34,7 +34,7 @@ struct FoldArguments {
 };
 
 template <typename T>
-__global__ void __launch_bounds__(kTile)
+__global__ void __launch_bounds__(kTile, kResident)
     fold_normalization(const __grid_constant__ FoldArguments<T> fold) {
   const LatticeView<T>& lattice = fold.lattice;
   const int vertices = lattice.vertices_per_point;

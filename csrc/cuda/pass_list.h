@@ -28,6 +28,16 @@ struct PassLattice {
   __device__ __forceinline__ int64_t vertices() const { return lattice.image_first[lattice.batch]; }
 };
 
+// A tile of a batch; there are fewer than 2^32 of them, and the division is a cheap one.
+struct BatchTile {
+  int64_t image, tile;
+};
+__device__ __forceinline__ BatchTile batch_tile(int64_t item, const TileMap& tiles) {
+  const auto number = static_cast<uint32_t>(item), each = static_cast<uint32_t>(tiles.tiles);
+  const uint32_t image = number / each;
+  return {image, number - image * each};
+}
+
 constexpr int kListed = 4;  // lattices a launch can work on
 
 template <typename T>

@@ -8,6 +8,10 @@
 
 namespace densecrf::cuda {
 
+// Blocks of 256 threads that a processor shall hold of each kernel: without a word ptxas spills
+// some registers to hold more.
+constexpr int kResident = 3;
+
 template <typename T>
 constexpr int kChunk = 16 / static_cast<int>(sizeof(T));
 

@@ -1,6 +1,8 @@
 // Slice: from the rows of vertices back to points.
 #pragma once
 
+#include <cmath>
+
 #include "pass_list.h"
 
 namespace densecrf::cuda {
@@ -27,7 +29,7 @@ __device__ __forceinline__ void slice_point(const PassLattice<T>& pass, int64_t 
 // What the filter returns: result [images, N, channels], of which `count` channels from `first` on
 // come out of this pass.
 template <typename T>
-__global__ void __launch_bounds__(kTile)
+__global__ void __launch_bounds__(kTile, kResident)
     slice_channels(const __grid_constant__ PassList<T> list, T* result, int64_t channels,
                    int64_t first, int count) {
   const PassLattice<T>& pass = list.lattice[0];
@@ -37,7 +39,7 @@ __global__ void __launch_bounds__(kTile)
   if (mine.row >= mine.rows) return;
   const bool failed = has_failed(list);
   for (int64_t item = blockIdx.x; item < list.images * tiles.tiles; item += gridDim.x) {
-    const int64_t image = item / tiles.tiles, tile = item % tiles.tiles;
+    const auto [image, tile] = batch_tile(item, tiles);
     const int64_t at = pass.tile_of(image, tile);
     for (int lane = mine.row; lane < kTile; lane += mine.rows) {
       const int64_t point = tiles.point(tile, lane);

@@ -37,12 +37,12 @@ __device__ __forceinline__ void splat_tile(const PassLattice<T>& pass, int64_t i
 // source [images, tiles, 256, stride]: of its rows the chunks from `first` on are splatted. A block
 // of 256 threads for every tile of every image.
 template <typename T>
-__global__ void __launch_bounds__(kTile)
+__global__ void __launch_bounds__(kTile, kResident)
     splat_tiles(const __grid_constant__ PassList<T> list, const T* source, int64_t stride,
                 int64_t first) {
   if (list.is_over()) return;
   for (int64_t item = blockIdx.x; item < list.images * list.tiles.tiles; item += gridDim.x) {
-    const int64_t image = item / list.tiles.tiles, tile = item % list.tiles.tiles;
+    const auto [image, tile] = batch_tile(item, list.tiles);
     const Chunk<T>* values = as_chunks(source) + item * kTile * stride + first;
     for (int k = 0; k < list.count; ++k) {
       splat_tile(list.lattice[k], image, tile, values, stride, list.chunks);
@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kTile)
 
 // rows[v] = the sum of the partial rows of vertex v, tile by tile.
 template <typename T>
-__global__ void __launch_bounds__(kTile)
+__global__ void __launch_bounds__(kTile, kResident)
     add_partial_rows(const __grid_constant__ PassList<T> list,
                      const __grid_constant__ BlockShares shares) {
   if (list.is_over()) return;

@@ -182,11 +182,33 @@ void complete_warp(Block& block, unsigned warp, unsigned mask) {
   }
 }
 
-std::string describe_deadlock(const Block& block) {
-  if (block.waiting > 0 && block.left < emulator().threads) {
-    return "__syncthreads that not every thread of the block reaches";
+std::string describe_deadlock() {
+  for (const Block& block : emulator().blocks) {
+    if (block.running && block.waiting > 0 && block.left < emulator().threads) {
+      return "__syncthreads that not every thread of the block reaches";
+    }
   }
   return "deadlock: threads wait in different barriers or warp operations";
+}
+
+// Resumes the resident threads that can go on, each once; returns whether there was one. With
+// `skipping`, half of the warps are passed over, so that some get far ahead of others.
+bool run_once(unsigned slots, bool skipping) {
+  Emulator& e = emulator();
+  if (e.schedule.order == Order::kShuffled) set_order(slots);
+  uint64_t passed_over[kMaxResident] = {};
+  for (uint64_t& warps : passed_over) warps = skipping ? random_bits() >> 16 : 0;
+  bool ran = false;
+  for (unsigned i = 0; i < slots && e.failure == nullptr; ++i) {
+    const unsigned place = e.order[i] / e.threads, t = e.order[i] % e.threads;
+    Block& block = e.blocks[place];
+    if (!block.running || (passed_over[place] >> t / kWarp & 1u)) continue;
+    if (block.threads[t].state != State::kReady) continue;
+    resume(block, block.threads[t]);
+    ran = true;
+    if (block.left == 0) block.running = false;
+  }
+  return ran;
 }
 
 // Starts blocks in free places; returns whether any is running.
@@ -241,29 +263,19 @@ void run_grid(unsigned blocks, unsigned threads, void (*body)(void*), void* cont
   adopt_current(e.scheduler);
   const unsigned slots = static_cast<unsigned>(e.schedule.resident_blocks) * threads;
   set_order(slots);
+  bool patient = true;  // whether warps may be passed over this time
   for (unsigned next = 0; fill_places(&next, blocks);) {
-    bool ran = false;
-    if (e.schedule.order == Order::kShuffled) set_order(slots);
-    for (unsigned i = 0; i < slots; ++i) {
-      Block& block = e.blocks[e.order[i] / threads];
-      if (!block.running) continue;
-      Thread& thread = block.threads[e.order[i] % threads];
-      if (thread.state != State::kReady) continue;
-      resume(block, thread);
-      ran = true;
-      if (e.failure != nullptr) {
-        end_grid();
-        throw std::runtime_error(e.failure);
-      }
-      if (block.left == 0) block.running = false;
+    const bool ran = run_once(slots, patient && e.schedule.order == Order::kShuffled);
+    if (e.failure != nullptr) {
+      end_grid();
+      throw std::runtime_error(e.failure);
     }
-    if (ran) continue;
-    for (Block& block : e.blocks) {
-      if (!block.running) continue;
-      const std::string what = describe_deadlock(block);
+    if (!ran && !patient) {
+      const std::string what = describe_deadlock();
       end_grid();
       throw std::runtime_error(what);
     }
+    patient = ran;
   }
   end_grid();
 }

@@ -1,0 +1,155 @@
+// The fast way through a mean-field iteration: one block takes a tile of points from the blurred
+// rows of all lattices to the partial rows of the next splat. Logits stay in registers, Q in shared
+// memory.
+#pragma once
+
+#include "slice.h"
+#include "softmax.h"
+#include "splat.h"
+
+namespace densecrf::cuda {
+
+// kFirst: there are no messages yet. kLast: the result is handed out instead of splatted.
+enum class Stage : int { kFirst, kMiddle, kLast };
+
+template <typename T>
+struct FusedArguments {
+  const T* unary;  // [images, tiles, 256, kLanes * kChunks chunks]
+  int64_t classes;
+  const T* per_class[kListed];  // [classes], or null: 1
+  Output output;
+  void* result;
+};
+
+// x <- x + sum_k message_k of the point in `place` of a tile; of its row this thread has every
+// kLanes-th chunk from `first` on.
+template <int kLanes, int kChunks, typename T>
+__device__ __forceinline__ void add_messages(const PassList<T>& list, const FusedArguments<T>& a,
+                                             int64_t image, int64_t tile, int place, int first,
+                                             Chunk<T>* x) {
+  for (int k = 0; k < list.count; ++k) {
+    const PassLattice<T>& pass = list.lattice[k];
+    const int64_t at = pass.tile_of(image, tile);
+    const T scale = pass.scale[at * kTile + place];
+    Chunk<T> sum[kChunks];
+    for (int i = 0; i < kChunks; ++i) sum[i] = Chunk<T>::zero();
+    slice_point<kChunks>(pass, at, pass.copy_of(image), place, kLanes * kChunks, first, kLanes,
+                         sum);
+    for (int i = 0; i < kChunks; ++i) {
+      if (a.per_class[k] != nullptr) {
+        for (int j = 0; j < kChunk<T>; ++j) {
+          const int64_t label = int64_t{first + i * kLanes} * kChunk<T> + j;
+          if (label < a.classes) sum[i].value[j] *= a.per_class[k][label];
+        }
+      }
+      x[i].add_scaled(scale, sum[i]);
+    }
+  }
+}
+
+// x <- softmax(x ln 2) or its logarithm, over the chunks of kLanes lanes.
+template <int kLanes, int kChunks, typename T>
+__device__ __forceinline__ void softmax_of_lanes(Chunk<T>* x, bool logarithm) {
+  T highest = kPadding<T>;
+  for (int i = 0; i < kChunks; ++i) {
+    for (int j = 0; j < kChunk<T>; ++j) highest = larger(highest, x[i].value[j]);
+  }
+  highest = maximum_of_lanes(highest, kLanes);
+  T sum = T(0);
+  Chunk<T> power[kChunks];
+  for (int i = 0; i < kChunks; ++i) {
+    for (int j = 0; j < kChunk<T>; ++j) {
+      power[i].value[j] = power_of_two(x[i].value[j] - highest);
+      sum += power[i].value[j];
+    }
+  }
+  sum = sum_of_lanes(sum, kLanes);
+  const T inverse = T(1) / sum, log_sum = logarithm ? log_of(sum) : T(0);
+  for (int i = 0; i < kChunks; ++i) {
+    for (int j = 0; j < kChunk<T>; ++j) {
+      x[i].value[j] =
+          logarithm ? (x[i].value[j] - highest) * kLn2<T> - log_sum : power[i].value[j] * inverse;
+    }
+  }
+}
+
+// Rows have kLanes * kChunks chunks; every point has kLanes threads.
+template <typename T, int kLanes, int kChunks, Stage kStage>
+__global__ void __launch_bounds__(kTile, kResident)
+    fused_pass(const __grid_constant__ PassList<T> list,
+               const __grid_constant__ FusedArguments<T> a) {
+  constexpr int kWidth = kLanes * kChunks;
+  struct Shared {
+    Chunk<T> values[kTile * kWidth];
+  };
+  Shared& shared = shared_memory<Shared>();
+  const bool last = kStage == Stage::kLast;
+  const bool labels = a.output == Output::kLabels, failed = last && has_failed(list);
+  const int first = static_cast<int>(threadIdx.x) % kLanes;
+  for (int64_t item = blockIdx.x; item < list.images * list.tiles.tiles; item += gridDim.x) {
+    const auto [image, tile] = batch_tile(item, list.tiles);
+    const Chunk<T>* unary = as_chunks(a.unary) + item * kTile * kWidth;
+    for (int place = static_cast<int>(threadIdx.x) / kLanes; place < kTile;
+         place += kTile / kLanes) {
+      Chunk<T> x[kChunks];
+      for (int i = 0; i < kChunks; ++i) x[i] = unary[place * kWidth + first + i * kLanes];
+      if (kStage != Stage::kFirst) {
+        add_messages<kLanes, kChunks>(list, a, image, tile, place, first, x);
+      }
+      if (!last || !labels) {
+        softmax_of_lanes<kLanes, kChunks>(x, last && a.output == Output::kLogits);
+      }
+      for (int i = 0; i < kChunks; ++i) shared.values[place * kWidth + first + i * kLanes] = x[i];
+    }
+    __syncthreads();
+    if (last) {
+      emit_tile(shared.values[0].value, kWidth * kChunk<T>, image, tile, list.tiles, a.classes,
+                labels, failed, a.result);
+    } else {
+      for (int k = 0; k < list.count; ++k) {
+        splat_tile(list.lattice[k], image, tile, shared.values, kWidth, kWidth);
+      }
+    }
+    __syncthreads();  // the next tile's values go where these are
+  }
+}
+
+template <typename T, int kLanes, int kChunks>
+void launch_fused(const Context& context, Stage stage, const PassList<T>& list,
+                  const FusedArguments<T>& a) {
+  const auto kernel = stage == Stage::kFirst    ? fused_pass<T, kLanes, kChunks, Stage::kFirst>
+                      : stage == Stage::kMiddle ? fused_pass<T, kLanes, kChunks, Stage::kMiddle>
+                                                : fused_pass<T, kLanes, kChunks, Stage::kLast>;
+  launch(context.stream, kernel, tile_blocks(list.images * list.tiles.tiles, kTile), kTile, list,
+         a);
+}
+
+// The width in chunks of rows that fused_pass can take `chunks` chunks in; 0: none.
+constexpr int fused_width(int64_t chunks) {
+  return chunks <= 1   ? 1
+         : chunks <= 2 ? 2
+         : chunks <= 4 ? 4
+         : chunks <= 6 ? 6
+         : chunks <= 8 ? 8
+                       : 0;
+}
+
+// The fused pass over rows of list.chunks chunks, a width that fused_width gave.
+template <typename T>
+void run_fused(const Context& context, Stage stage, const PassList<T>& list,
+               const FusedArguments<T>& a) {
+  switch (list.chunks) {
+    case 1:
+      return launch_fused<T, 1, 1>(context, stage, list, a);
+    case 2:
+      return launch_fused<T, 2, 1>(context, stage, list, a);
+    case 4:
+      return launch_fused<T, 2, 2>(context, stage, list, a);
+    case 6:
+      return launch_fused<T, 2, 3>(context, stage, list, a);
+    default:
+      return launch_fused<T, 4, 2>(context, stage, list, a);
+  }
+}
+
+}  // namespace densecrf::cuda

@@ -1,0 +1,197 @@
+// Mean-field inference (Kraehenbuehl and Koltun 2011, algorithm 1) over built lattices, without
+// waiting for the device.
+//
+//   Q <- softmax(logits);  repeat: Q <- softmax(logits - sum_k C_k(F_k(Q)))
+#include <vector>
+
+#include "fused_pass.h"
+#include "lattice_pass.h"
+#include "update.h"
+
+namespace densecrf::cuda {
+
+namespace {
+
+constexpr int kWidest = 32;  // labels that go through the lattices at a time
+
+template <typename T>
+class MeanField {
+ public:
+  MeanField(const MeanFieldArguments& arguments, const Context& context)
+      : a_(arguments),
+        context_(context),
+        tiles_(arguments.tiles),
+        items_(arguments.images * arguments.tiles.tiles),
+        blocks_(tile_blocks(items_, kTile)),
+        keeps_(arguments.damping != 0.0 || arguments.tolerance > 0.0 || arguments.iterations == 0 ||
+               arguments.kernel_count == 0) {
+    const int64_t chunks = chunks_for<T>(a_.classes);
+    const bool few = a_.kernel_count <= kListed && fused_width(chunks) > 0;
+    fused_ = few && !keeps_ && !has_matrix();
+    chunks_ = fused_ ? fused_width(chunks) : chunks;
+  }
+
+  void run() {
+    unary_ = rows();
+    launch(context_.stream, load_unaries<T>, blocks_, kTile, static_cast<const T*>(a_.logits),
+           unary_, a_.images, tiles_, a_.classes, static_cast<int>(chunks_));
+    if (a_.tolerance > 0.0) follow_convergence();
+    add_lattices();
+    fused_ ? run_fused_passes() : run_general();
+  }
+
+ private:
+  [[nodiscard]] bool has_matrix() const {
+    return std::any_of(a_.kernels, a_.kernels + a_.kernel_count, [](const Kernel& kernel) {
+      return kernel.compatibility == Compatibility::kMatrix;
+    });
+  }
+
+  // [images, tiles, 256, chunks]
+  [[nodiscard]] T* rows() const {
+    return context_.scratch<T>(items_ * kTile * chunks_ * kChunk<T>);
+  }
+
+  void add_lattices() {
+    const auto widest = static_cast<int>(std::min<int64_t>(chunks_, kWidest / kChunk<T>));
+    for (int k = 0; k < a_.kernel_count; ++k) {
+      if (passes_.empty() || passes_.back().is_full()) {
+        passes_.emplace_back(context_, a_.images, tiles_, widest, false, convergence_.running);
+      }
+      const Kernel& kernel = a_.kernels[k];
+      const bool potts = kernel.compatibility == Compatibility::kPotts;
+      passes_.back().add(kernel.lattice, kernel.normalization, kLog2E<T>,
+                         potts ? static_cast<const T*>(kernel.weights) : nullptr);
+    }
+  }
+
+  [[nodiscard]] const T* per_class(int k) const {
+    const Kernel& kernel = a_.kernels[k];
+    if (kernel.compatibility != Compatibility::kPerClass) return nullptr;
+    return static_cast<const T*>(kernel.weights);
+  }
+
+  // A pass over the points, and a blur, for every iteration.
+  void run_fused_passes() {
+    FusedArguments<T> fused{unary_, a_.classes, {}, a_.output, a_.result};
+    for (int k = 0; k < a_.kernel_count; ++k) fused.per_class[k] = per_class(k);
+    LatticePass<T>& pass = passes_.front();
+    run_fused(context_, Stage::kFirst, pass.list(), fused);
+    for (int64_t i = 1; i <= a_.iterations; ++i) {
+      pass.blur();
+      run_fused(context_, i < a_.iterations ? Stage::kMiddle : Stage::kLast, pass.list(), fused);
+    }
+  }
+
+  void follow_convergence() {
+    convergence_.change = context_.scratch<unsigned long long>(a_.images);
+    convergence_.stopped = context_.scratch<int32_t>(a_.images);
+    convergence_.running = context_.scratch<int32_t>(1);
+    launch(context_.stream, start_convergence, 1, kTile, convergence_, a_.images);
+  }
+
+  void run_general() {
+    q_ = rows();
+    logits_ = rows();
+    if (keeps_ && a_.output == Output::kLogits) log_q_ = rows();
+    prepare_matrices();
+    update(unary_, 0.0, false, {});
+    const int64_t iterations = a_.kernel_count == 0 ? 0 : a_.iterations;
+    for (int64_t i = 0; i < iterations; ++i) {
+      compute_logits();
+      const bool last = !keeps_ && i + 1 == iterations;
+      if (last && a_.output == Output::kLabels) return emit(logits_);
+      update(logits_, a_.damping, last && a_.output == Output::kLogits, convergence_);
+      if (a_.tolerance > 0.0) {
+        launch(context_.stream, check_convergence, 1, kTile, convergence_, a_.images, a_.tolerance);
+      }
+    }
+    emit(log_q_ != nullptr ? log_q_ : q_);
+  }
+
+  void prepare_matrices() {
+    for (int k = 0; k < a_.kernel_count; ++k) {
+      const bool matrix = a_.kernels[k].compatibility == Compatibility::kMatrix;
+      penalty_.push_back(matrix ? context_.scratch<T>(a_.classes * a_.classes) : nullptr);
+      message_.push_back(matrix ? rows() : nullptr);
+      if (!matrix) continue;
+      launch(context_.stream, transpose_matrix<T>,
+             grid_blocks(a_.classes * a_.classes, kTile, kTile), kTile,
+             static_cast<const T*>(a_.kernels[k].weights), penalty_[k], a_.classes);
+    }
+  }
+
+  // logits_ <- unary_ - sum_k C_k(F_k(q_)), a block of labels after another.
+  void compute_logits() {
+    const int64_t widest = std::min<int64_t>(chunks_, kWidest / kChunk<T>);
+    for (int64_t first = 0; first < chunks_; first += widest) {
+      const T* from = unary_;
+      int k = 0;
+      for (LatticePass<T>& pass : passes_) {
+        pass.set_chunks(static_cast<int>(std::min(widest, chunks_ - first)));
+        pass.filter(q_, chunks_, first);
+        MessageTargets<T> targets{from, logits_, chunks_, first, a_.classes, {}, {}};
+        for (int i = 0; i < pass.list().count; ++i, ++k) {
+          targets.per_class[i] = per_class(k);
+          targets.message[i] = message_[k];
+        }
+        launch(context_.stream, slice_messages<T>, blocks_, kTile, pass.list(), targets);
+        from = logits_;
+      }
+    }
+    for (int k = 0; k < a_.kernel_count; ++k) {
+      if (penalty_[k] == nullptr) continue;
+      const int64_t points = items_ * kTile;
+      launch(context_.stream, add_penalties<T>, grid_blocks(points * a_.classes, kTile, kTile),
+             kTile, penalty_[k], message_[k], logits_, points, a_.classes, chunks_ * kChunk<T>,
+             convergence_.running);
+    }
+  }
+
+  void update(const T* logits, double damping, bool logarithm, const Convergence& convergence) {
+    int lanes = 1;
+    while (lanes < kWarp && lanes < a_.classes) lanes *= 2;
+    launch(context_.stream, update_points<T>, blocks_, kTile,
+           UpdateArguments<T>{logits, q_, log_q_, a_.images, tiles_, a_.classes,
+                              chunks_ * kChunk<T>, static_cast<T>(damping), logarithm, convergence},
+           lanes);
+  }
+
+  void emit(const T* rows) {
+    auto* failed = context_.scratch<int32_t>(1);
+    set_bytes(context_.stream, failed, 0, sizeof(int32_t));
+    for (const LatticePass<T>& pass : passes_) {
+      launch(context_.stream, note_failure<T>, 1, kWarp, pass.list(), failed);
+    }
+    launch(context_.stream, emit_rows<T>, blocks_, kTile, rows, chunks_ * kChunk<T>, a_.images,
+           tiles_, a_.classes, a_.output == Output::kLabels, failed, a_.result);
+  }
+
+  const MeanFieldArguments& a_;
+  const Context& context_;
+  TileMap tiles_;
+  int64_t items_;  // tiles of all images
+  int64_t blocks_;
+  bool keeps_;  // Q lasts from one iteration to the next
+  bool fused_ = false;
+  int64_t chunks_ = 0;
+  T* unary_ = nullptr;
+  T* q_ = nullptr;
+  T* log_q_ = nullptr;
+  T* logits_ = nullptr;
+  std::vector<LatticePass<T>> passes_;
+  std::vector<T*> penalty_, message_;  // of every kernel; null where it has no matrix
+  Convergence convergence_{};
+};
+
+}  // namespace
+
+void mean_field(Scalar scalar, const MeanFieldArguments& arguments, const Context& context) {
+  if (scalar == Scalar::kFloat32) {
+    MeanField<float>(arguments, context).run();
+  } else {
+    MeanField<double>(arguments, context).run();
+  }
+}
+
+}  // namespace densecrf::cuda
