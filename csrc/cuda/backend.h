@@ -50,9 +50,42 @@ struct MeanFieldArguments {
   double tolerance;
   Output output;
   void* result;  // [images, classes, N], or int64 [images, N] for labels
+  // Where the Q before every iteration stays for backward, or null: [iterations, images, tiles,
+  // 256, state_stride]. Not with a tolerance.
+  void* states;
+  // The weights of every iteration in place of the kernels', or null: [iterations, kernels].
+  const void* const* iteration_weights;
+};
+
+// Values that the labels of a point take up in the states.
+constexpr int64_t state_stride(Scalar scalar, int64_t classes) {
+  const int64_t chunk = scalar == Scalar::kFloat32 ? 4 : 2;
+  return (classes + chunk - 1) / chunk * chunk;
+}
+
+// The gradients of <gradient, result> of a mean field that left its states.
+struct MeanFieldGradientArguments {
+  int64_t images;
+  int64_t classes;
+  const void* gradient;  // [images, classes, N]
+  const void* result;    // [images, classes, N], as inferred
+  const void* states;
+  TileMap tiles;
+  const Kernel* kernels;
+  int kernel_count;
+  int64_t iterations;
+  double damping;
+  Output output;  // kProbabilities or kLogits, of the result
+  const void* const* iteration_weights;
+  void* logit_gradient;  // [images, classes, N]
+  // [1], [classes] or [classes, classes], one for each kernel, or with iteration_weights
+  // [iterations, kernels].
+  void* const* weight_gradients;
 };
 
 void filter(Scalar scalar, const FilterArguments& arguments, const Context& context);
 void mean_field(Scalar scalar, const MeanFieldArguments& arguments, const Context& context);
+void mean_field_gradient(Scalar scalar, const MeanFieldGradientArguments& arguments,
+                         const Context& context);
 
 }  // namespace densecrf::cuda

@@ -14,6 +14,32 @@ namespace {
 
 constexpr int kWidest = 32;  // labels that go through the lattices at a time
 
+// One block; before the first iteration: nothing has stopped.
+__global__ void __launch_bounds__(kTile, kResident)
+    start_convergence(const __grid_constant__ Convergence convergence, int64_t images) {
+  for (int64_t b = threadIdx.x; b < images; b += kTile) {
+    convergence.change[b] = 0;
+    convergence.stopped[b] = 0;
+  }
+  if (threadIdx.x == 0) *convergence.running = static_cast<int32_t>(images);
+}
+
+// One block; after an iteration: images whose Q changed by less than the tolerance stop.
+__global__ void __launch_bounds__(kTile, kResident)
+    check_convergence(const __grid_constant__ Convergence convergence, int64_t images,
+                      double tolerance) {
+  for (int64_t b = threadIdx.x; b < images; b += kTile) {
+    double change = 0.0;
+    const unsigned long long bits = convergence.change[b];
+    memcpy(&change, &bits, sizeof(change));
+    convergence.change[b] = 0;
+    if (convergence.stopped[b] == 0 && change < tolerance) {
+      convergence.stopped[b] = 1;
+      atomicAdd(convergence.running, -1);
+    }
+  }
+}
+
 template <typename T>
 class MeanField {
  public:
@@ -27,7 +53,7 @@ class MeanField {
                arguments.kernel_count == 0) {
     const int64_t chunks = chunks_for<T>(a_.classes);
     const bool few = a_.kernel_count <= kListed && fused_width(chunks) > 0;
-    fused_ = few && !keeps_ && !has_matrix();
+    fused_ = few && !keeps_ && a_.states == nullptr && !has_matrix();
     chunks_ = fused_ ? fused_width(chunks) : chunks;
   }
 
@@ -59,7 +85,8 @@ class MeanField {
         passes_.emplace_back(context_, a_.images, tiles_, widest, false, convergence_.running);
       }
       const Kernel& kernel = a_.kernels[k];
-      const bool potts = kernel.compatibility == Compatibility::kPotts;
+      // The general way multiplies by the weights of the iteration.
+      const bool potts = fused_ && kernel.compatibility == Compatibility::kPotts;
       passes_.back().add(kernel.lattice, kernel.normalization, kLog2E<T>,
                          potts ? static_cast<const T*>(kernel.weights) : nullptr);
     }
@@ -69,6 +96,13 @@ class MeanField {
     const Kernel& kernel = a_.kernels[k];
     if (kernel.compatibility != Compatibility::kPerClass) return nullptr;
     return static_cast<const T*>(kernel.weights);
+  }
+
+  [[nodiscard]] const T* weights_of(int k, int64_t iteration) const {
+    const void* weights = a_.iteration_weights == nullptr
+                              ? a_.kernels[k].weights
+                              : a_.iteration_weights[iteration * a_.kernel_count + k];
+    return static_cast<const T*>(weights);
   }
 
   // A pass over the points, and a blur, for every iteration.
@@ -91,68 +125,84 @@ class MeanField {
   }
 
   void run_general() {
-    q_ = rows();
+    const int64_t iterations = a_.iterations;
     logits_ = rows();
+    T* const own = rows();
     if (keeps_ && a_.output == Output::kLogits) log_q_ = rows();
-    prepare_matrices();
-    update(unary_, 0.0, false, {});
-    const int64_t iterations = a_.kernel_count == 0 ? 0 : a_.iterations;
-    for (int64_t i = 0; i < iterations; ++i) {
-      compute_logits();
-      const bool last = !keeps_ && i + 1 == iterations;
-      if (last && a_.output == Output::kLabels) return emit(logits_);
-      update(logits_, a_.damping, last && a_.output == Output::kLogits, convergence_);
-      if (a_.tolerance > 0.0) {
-        launch(context_.stream, check_convergence, 1, kTile, convergence_, a_.images, a_.tolerance);
-      }
-    }
-    emit(log_q_ != nullptr ? log_q_ : q_);
-  }
-
-  void prepare_matrices() {
     for (int k = 0; k < a_.kernel_count; ++k) {
       const bool matrix = a_.kernels[k].compatibility == Compatibility::kMatrix;
       penalty_.push_back(matrix ? context_.scratch<T>(a_.classes * a_.classes) : nullptr);
       message_.push_back(matrix ? rows() : nullptr);
-      if (!matrix) continue;
-      launch(context_.stream, transpose_matrix<T>,
-             grid_blocks(a_.classes * a_.classes, kTile, kTile), kTile,
-             static_cast<const T*>(a_.kernels[k].weights), penalty_[k], a_.classes);
     }
+    // Q before iteration i; without states one place holds them all.
+    const auto q_before = [&](int64_t i) {
+      const bool stays = a_.states != nullptr && i < iterations;
+      return stays ? static_cast<T*>(a_.states) + i * items_ * kTile * chunks_ * kChunk<T> : own;
+    };
+    T* q = q_before(0);
+    update(unary_, q, q, 0.0, false, {});
+    for (int64_t i = 0; i < iterations; ++i) {
+      const T* old = q;
+      q = q_before(i + 1);
+      compute_logits(old, i);
+      const bool last = !keeps_ && i + 1 == iterations;
+      if (last && a_.output == Output::kLabels) return emit(logits_);
+      update(logits_, old, q, a_.damping, last && a_.output == Output::kLogits, convergence_);
+      if (a_.tolerance > 0.0) {
+        launch(context_.stream, check_convergence, 1, kTile, convergence_, a_.images, a_.tolerance);
+      }
+    }
+    emit(log_q_ != nullptr ? log_q_ : q);
   }
 
-  // logits_ <- unary_ - sum_k C_k(F_k(q_)), a block of labels after another.
-  void compute_logits() {
+  // logits_ <- unary_ - sum_k C_k(F_k(q)), a block of labels after another.
+  void compute_logits(const T* q, int64_t iteration) {
+    if (passes_.empty()) {
+      return copy_bytes(context_.stream, logits_, unary_,
+                        static_cast<size_t>(items_ * kTile * chunks_) * sizeof(Chunk<T>));
+    }
     const int64_t widest = std::min<int64_t>(chunks_, kWidest / kChunk<T>);
     for (int64_t first = 0; first < chunks_; first += widest) {
       const T* from = unary_;
       int k = 0;
       for (LatticePass<T>& pass : passes_) {
         pass.set_chunks(static_cast<int>(std::min(widest, chunks_ - first)));
-        pass.filter(q_, chunks_, first);
-        MessageTargets<T> targets{from, logits_, chunks_, first, a_.classes, {}, {}};
+        pass.filter(q, chunks_, first);
+        MessageTargets<T> targets{from, logits_, chunks_, first, a_.classes, {}, {}, {}};
         for (int i = 0; i < pass.list().count; ++i, ++k) {
-          targets.per_class[i] = per_class(k);
           targets.message[i] = message_[k];
+          targets.factor[i] = message_[k] == nullptr ? weights_of(k, iteration) : nullptr;
+          targets.factor_step[i] = per_class(k) != nullptr ? 1 : 0;
         }
         launch(context_.stream, slice_messages<T>, blocks_, kTile, pass.list(), targets);
         from = logits_;
       }
     }
+    add_all_penalties(iteration);
+  }
+
+  void add_all_penalties(int64_t iteration) {
+    const int64_t points = items_ * kTile;
     for (int k = 0; k < a_.kernel_count; ++k) {
       if (penalty_[k] == nullptr) continue;
-      const int64_t points = items_ * kTile;
+      if (iteration == 0 || a_.iteration_weights != nullptr) {
+        launch(context_.stream, transpose_matrix<T>,
+               grid_blocks(a_.classes * a_.classes, kTile, kTile), kTile, weights_of(k, iteration),
+               penalty_[k], a_.classes);
+      }
       launch(context_.stream, add_penalties<T>, grid_blocks(points * a_.classes, kTile, kTile),
              kTile, penalty_[k], message_[k], logits_, points, a_.classes, chunks_ * kChunk<T>,
              convergence_.running);
     }
   }
 
-  void update(const T* logits, double damping, bool logarithm, const Convergence& convergence) {
+  // Q from logits and the old Q.
+  void update(const T* logits, const T* old, T* q, double damping, bool logarithm,
+              const Convergence& convergence) {
     int lanes = 1;
     while (lanes < kWarp && lanes < a_.classes) lanes *= 2;
     launch(context_.stream, update_points<T>, blocks_, kTile,
-           UpdateArguments<T>{logits, q_, log_q_, a_.images, tiles_, a_.classes,
+           UpdateArguments<T>{logits, old, q, log_q_, a_.images, tiles_, a_.classes,
                               chunks_ * kChunk<T>, static_cast<T>(damping), logarithm, convergence},
            lanes);
   }
@@ -176,7 +226,6 @@ class MeanField {
   bool fused_ = false;
   int64_t chunks_ = 0;
   T* unary_ = nullptr;
-  T* q_ = nullptr;
   T* log_q_ = nullptr;
   T* logits_ = nullptr;
   std::vector<LatticePass<T>> passes_;

@@ -15,8 +15,9 @@ struct MessageTargets {
   int64_t stride;  // in chunks
   int64_t first;   // the chunk of a row that the lattices' first chunk is
   int64_t classes;
-  const T* per_class[kListed];  // [classes], or null: 1
-  T* message[kListed];          // [images, tiles, 256, stride]: not added but put here; or null
+  const T* factor[kListed];  // what a message is multiplied by, or null: 1
+  int factor_step[kListed];  // 0: one for all labels, 1: [classes]
+  T* message[kListed];       // [images, tiles, 256, stride]: not added but put here; or null
 };
 
 template <typename T>
@@ -41,8 +42,8 @@ __global__ void __launch_bounds__(kTile, kResident)
           for (int i = 0; i < kChunk<T>; ++i) {
             const int64_t label = (targets.first + c) * kChunk<T> + i;
             sum.value[i] *= scale;
-            if (targets.per_class[k] != nullptr && label < targets.classes) {
-              sum.value[i] *= targets.per_class[k][label];
+            if (targets.factor[k] != nullptr && label < targets.classes) {
+              sum.value[i] *= targets.factor[k][label * targets.factor_step[k]];
             }
           }
           if (targets.message[k] != nullptr) {
@@ -93,6 +94,7 @@ struct Convergence {
 template <typename T>
 struct UpdateArguments {
   const T* logits;  // [images, tiles, 256, stride]
+  const T* old_q;   // likewise; Q until now, not looked at without damping and convergence
   T* q;             // likewise; Q, or log Q where that is the result of this update
   T* log_q;         // log Q beside Q, or null
   int64_t images;
@@ -118,6 +120,7 @@ __global__ void __launch_bounds__(kTile, 2)
     for (int first = 0; first < kTile; first += at_once) {
       const int place = first + static_cast<int>(threadIdx.x) / lanes;
       const T* x = a.logits + (item * kTile + place) * a.stride;
+      const T* old_q = a.old_q + (item * kTile + place) * a.stride;
       T* q = a.q + (item * kTile + place) * a.stride;
       T* log_q = a.log_q == nullptr ? nullptr : a.log_q + (item * kTile + place) * a.stride;
       T highest = kPadding<T>;
@@ -139,9 +142,9 @@ __global__ void __launch_bounds__(kTile, 2)
           } else if (a.logarithm) {
             value = log_value;
           } else if (a.damping != T(0)) {
-            value += (q[c] - value) * a.damping;
+            value += (old_q[c] - value) * a.damping;
           }
-          if (convergence.change != nullptr) here = larger(here, std::abs(value - q[c]));
+          if (convergence.change != nullptr) here = larger(here, std::abs(value - old_q[c]));
         }
         q[c] = value;
       }
@@ -154,32 +157,6 @@ __global__ void __launch_bounds__(kTile, 2)
       unsigned long long bits = 0;
       memcpy(&bits, &wide, sizeof(bits));
       atomicMax(convergence.change + image, bits);
-    }
-  }
-}
-
-// One block; before the first iteration: nothing has stopped.
-__global__ void __launch_bounds__(kTile, kResident)
-    start_convergence(const __grid_constant__ Convergence convergence, int64_t images) {
-  for (int64_t b = threadIdx.x; b < images; b += kTile) {
-    convergence.change[b] = 0;
-    convergence.stopped[b] = 0;
-  }
-  if (threadIdx.x == 0) *convergence.running = static_cast<int32_t>(images);
-}
-
-// One block; after an iteration: images whose Q changed by less than the tolerance stop.
-__global__ void __launch_bounds__(kTile, kResident)
-    check_convergence(const __grid_constant__ Convergence convergence, int64_t images,
-                      double tolerance) {
-  for (int64_t b = threadIdx.x; b < images; b += kTile) {
-    double change = 0.0;
-    const unsigned long long bits = convergence.change[b];
-    memcpy(&change, &bits, sizeof(change));
-    convergence.change[b] = 0;
-    if (convergence.stopped[b] == 0 && change < tolerance) {
-      convergence.stopped[b] = 1;
-      atomicAdd(convergence.running, -1);
     }
   }
 }
