@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks {crf,memory,readme}``."""
+"""The command line: ``python -m benchmarks {crf,memory,training,readme}``."""
 
 from __future__ import annotations
 
@@ -58,6 +58,14 @@ def _parser() -> argparse.ArgumentParser:
     footprint_.set_defaults(run=_memory)
     _common(footprint_, MEMORY_SIZES)
     footprint_.add_argument("--threads", type=_positive, help="default: all cores")
+
+    training_ = commands.add_parser("training", help="what training through the CRF is worth, MSRC")
+    training_.set_defaults(run=_training)
+    training_.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    training_.add_argument("--quick", action="store_true", help="a few pictures, one seed")
+    training_.add_argument(
+        "--output", type=Path, metavar="DIR", help="for results (default: benchmarks/results)"
+    )
 
     tables = commands.add_parser("readme", help="rewrite the measured tables of README.md")
     tables.set_defaults(run=_readme)
@@ -151,6 +159,13 @@ def _memory(arguments: argparse.Namespace) -> None:
         _output(arguments),
         quick,
     )
+
+
+def _training(arguments: argparse.Namespace) -> None:
+    from .training import run  # scipy, for the scribbles
+
+    seeds = arguments.seeds[:1] if arguments.quick else arguments.seeds
+    run.run(seeds, _output(arguments), arguments.quick)
 
 
 def _readme(arguments: argparse.Namespace) -> None:

@@ -89,9 +89,13 @@ class CRFParams:
             checked[name] = tuple(value) if isinstance(value, list | tuple) else value
         return cls(**checked)
 
+    def to_json(self) -> str:
+        """Returns the parameters as a JSON object."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
     def save(self, path: str | Path) -> None:
         """Writes the parameters as JSON."""
-        Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n")
+        Path(path).write_text(self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> CRFParams:

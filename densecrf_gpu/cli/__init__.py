@@ -1,4 +1,4 @@
-"""The ``densecrf`` command: refine, presets, info and demo."""
+"""The ``densecrf`` command: refine, fit, presets, info and demo."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .refine import run_refine
 
             return run_refine(args)
+        if args.command == "fit":
+            from .fit import run_fit
+
+            return run_fit(args)
         if args.command == "demo":
             from densecrf_gpu.demo import run_demo
 

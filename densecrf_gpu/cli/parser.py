@@ -13,6 +13,7 @@ examples:
   densecrf refine cat.jpg --logits cat.npy -o cat.png
   densecrf refine cat.jpg --labels scribbles.png --by-color -o cat.png
   densecrf refine images/ --logits 'logits/{stem}.npy' -o refined/ --preset deeplab_v2_vgg
+  densecrf fit images/ --logits logits/ --truth masks/ -o crf.json
   densecrf presets                                the named parameters and where they come from
   densecrf info                                   versions, instruction set, threads
 """
@@ -38,6 +39,18 @@ files:
 Files are read safely: .npy and .npz without pickles, .pt by torch.load(weights_only=True).
 
 exit code: 0 all refined, 1 some file failed (its name and the reason are on stderr), 2 usage.
+"""
+
+
+_FIT_EXAMPLES = """\
+examples:
+  Coarse to fine for the best mean IoU, as DeepLab does, then use what was found:
+    densecrf fit images/ --logits logits/ --truth masks/ -o crf.json
+    densecrf refine images/ --logits logits/ -o refined/ --preset crf.json
+  By gradient, for the likelihood of the true labels:
+    densecrf fit images/ --logits logits/ --truth masks/ -o crf.json --method gradient --steps 3
+
+An interrupted run goes on where it was when the same command is given again.
 """
 
 
@@ -76,6 +89,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     usage = "%(prog)s IMAGE... (--labels | --probabilities | --logits) FILE -o OUT [options]"
     _add_refine_options(add("refine", "refine images, one or many", usage, _REFINE_EXAMPLES))
+    usage = "%(prog)s IMAGE... --logits FILE --truth FILE -o PARAMS.json [options]"
+    _add_fit_options(add("fit", "fit the parameters to a network", usage, _FIT_EXAMPLES))
     add("presets", "list the named parameters and where they come from")
     add("info", "say what was built and what it runs on")
     demo = add("demo", "refine the bundled photograph and draw what happened")
@@ -128,9 +143,56 @@ def _add_refine_options(parser: argparse.ArgumentParser) -> None:
     )
     result.add_argument("--overlay", metavar="PNG", help="also draw the labels over the image")
 
+    crf = _add_parameters(parser)
+    crf.add_argument(
+        "--tolerance", type=float, metavar="T", help="stop when no marginal moves by as much"
+    )
+    _add_running(parser)
+
+
+def _add_fit_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="file, folder or 'glob'")
+    source = parser.add_argument_group("the held-out set (folders or '{stem}' templates)")
+    source.add_argument("--logits", required=True, metavar="FILE", help=".npy, .npz, .pt [C, h, w]")
+    source.add_argument("--truth", required=True, metavar="FILE", help="labels, .png or arrays")
+    source.add_argument("--key", metavar="NAME", help="entry of .npz or .pt files with several")
+    source.add_argument(
+        "--ignore-index",
+        type=_index_or_none,
+        default=255,
+        metavar="N",
+        help="label of unknown pixels, or none [255]",
+    )
+    result = parser.add_argument_group("results")
+    result.add_argument("-o", "--out", required=True, metavar="PARAMS.json")
+    result.add_argument(
+        "--resume", metavar="FILE", help="what has been done so far [beside PARAMS.json]"
+    )
+    way = parser.add_argument_group("the way")
+    way.add_argument("--method", choices=("search", "gradient"), default="search", help="[search]")
+    way.add_argument("--grid", choices=("deeplab_v1", "deeplab_v2"), default="deeplab_v2")
+    way.add_argument(
+        "--rounds", type=_count, default=2, metavar="N", help="finer grids after the first [2]"
+    )
+    way.add_argument("--metric", choices=("miou", "accuracy"), default="miou", help="[miou]")
+    way.add_argument(
+        "--objective",
+        choices=("log_likelihood", "iou"),
+        default="log_likelihood",
+        help="of --method gradient [log_likelihood]",
+    )
+    way.add_argument("--steps", type=_count, default=20, metavar="N", help="of L-BFGS [20]")
+    _add_parameters(parser)
+    _add_running(parser)
+
+
+def _add_parameters(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     crf = parser.add_argument_group("parameters (sigmas in pixels, colours in 0..255)")
     crf.add_argument(
-        "--preset", default="pydensecrf", metavar="NAME", help="see densecrf presets [pydensecrf]"
+        "--preset",
+        default="pydensecrf",
+        metavar="NAME",
+        help="see densecrf presets, or a .json of densecrf fit [pydensecrf]",
     )
     for flags, metavar, text in (
         (("--gaussian-sxy",), "S", "bandwidth of the smoothness kernel; x,y if they differ"),
@@ -152,22 +214,22 @@ def _add_refine_options(parser: argparse.ArgumentParser) -> None:
     )
     crf.add_argument("--iterations", type=_count, default=10, metavar="N", help="[10]")
     crf.add_argument(
-        "--tolerance", type=float, metavar="T", help="stop when no marginal moves by as much"
-    )
-    crf.add_argument(
         "--normalization",
         choices=("symmetric", "before", "after", "none"),
         default="symmetric",
         help="[symmetric]",
     )
+    return crf
 
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
     run = parser.add_argument_group("running")
     run.add_argument("--threads", type=_positive, metavar="N", help="CPU threads [torch's]")
     run.add_argument("-q", "--quiet", action="store_true", help="print failures only")
     run.add_argument(
         "--progress",
         action=argparse.BooleanOptionalAction,
-        help="a progress bar [if there are several images and stderr is a terminal]",
+        help="a progress bar [if stderr is a terminal and there is enough to do]",
     )
 
 

@@ -60,13 +60,22 @@ def run_refine(args: argparse.Namespace) -> int:
 
 
 def choose_params(args: argparse.Namespace) -> CRFParams:
-    """Returns the preset with what the command line changes in it."""
+    """Returns the preset, or the file of ``densecrf fit``, with what the command line changes."""
     presets = CRFParams.presets()
-    if args.preset not in presets:
-        raise UsageError(f"expected --preset {', '.join(presets)}; found {args.preset}")
+    if args.preset.lower().endswith(".json"):
+        try:
+            base = CRFParams.load(args.preset)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"--preset {args.preset}: {error}") from None
+    elif args.preset in presets:
+        base = presets[args.preset]
+    else:
+        raise UsageError(
+            f"expected --preset {', '.join(presets)}, or a .json file; found {args.preset}"
+        )
     changes = {name: getattr(args, name) for name in _PARAMETERS if getattr(args, name) is not None}
     try:
-        return replace(presets[args.preset], **changes)
+        return replace(base, **changes)
     except ValueError as error:
         raise UsageError(str(error)) from None
 

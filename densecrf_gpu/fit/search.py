@@ -38,15 +38,15 @@ GRIDS: dict[str, Grid] = {
 
 
 @dataclass(frozen=True)
-class SearchResult:
-    """What a search found.
+class FitResult:
+    """What was found on a held-out set.
 
     Attributes:
         params: the best of all.
         unary: scores of the logits alone, without a CRF.
-        before: scores of the parameters that the search started from.
+        before: scores of the parameters it started from.
         after: scores of ``params``.
-        trials: how many parameters were tried.
+        trials: how many parameters were tried, or how often a gradient was evaluated.
     """
 
     params: CRFParams
@@ -80,7 +80,7 @@ def search_crf(
     image_range: float | None = None,
     journal: str | Path | None = None,
     progress: bool = False,
-) -> SearchResult:
+) -> FitResult:
     """Searches parameters coarse to fine, as DeepLab does (Chen et al., ICLR 2015, section 4.2).
 
     First all combinations of the grid, then ``rounds`` grids of three values a parameter around the
@@ -147,7 +147,7 @@ def search_crf(
     before, after = kept.find(start), kept.find(best)
     assert before is not None
     assert after is not None
-    return SearchResult(best, unary, before, after, len(tried))
+    return FitResult(best, unary, before, after, len(tried))
 
 
 def evaluate_crf(
