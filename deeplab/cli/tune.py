@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,12 @@ def add_tune_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         choices=("deeplab_v1", "deeplab_v2"),
         help="of the paper; [deeplab_v2]: weight 3…6, sxy 30…100, srgb 3…6",
     )
+    for flag, text in (
+        ("--weights-tried", "weights of the bilateral kernel"),
+        ("--sxy", "its spatial bandwidths, pixels"),
+        ("--srgb", "its colour bandwidths, 0…255"),
+    ):
+        group.add_argument(flag, type=_values, metavar="V,V", help=f"{text}, for those of the grid")
     group.add_argument(
         "--rounds", type=whole_number(0), default=2, metavar="N", help="finer grids [2]"
     )
@@ -105,7 +112,7 @@ def run_tune(args: argparse.Namespace) -> int:
         found = search_crf(
             samples,
             start=start,
-            grid=args.grid,
+            grid=_grid(args),
             rounds=args.rounds,
             iterations=args.iterations,
             ignore_index=dataset.ignore_index,
@@ -124,3 +131,26 @@ def run_tune(args: argparse.Namespace) -> int:
     print(f"{found.trials} parameters tried on {len(samples)} pictures; {args.out} has the best:")
     print(found.params)
     return 0
+
+
+def _grid(args: argparse.Namespace) -> dict[str, Sequence[float]]:
+    """The coarse grid, some of its values replaced."""
+    from densecrf_gpu.fit import GRIDS
+
+    given = {
+        "bilateral_weight": args.weights_tried,
+        "bilateral_sxy": args.sxy,
+        "bilateral_srgb": args.srgb,
+    }
+    replaced = {name: values for name, values in given.items() if values is not None}
+    return {**GRIDS[args.grid], **replaced}
+
+
+def _values(text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or min(values) <= 0:
+        raise argparse.ArgumentTypeError(f"expected positive numbers such as 3,4,5, found {text!r}")
+    return values

@@ -152,6 +152,13 @@ def test_parameters_that_were_searched_are_taken_by_eval(
     assert len(Path("trials.jsonl").read_text().splitlines()) == trials
 
 
+@pytest.mark.usefixtures("folder")
+def test_the_values_of_the_search_may_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    values = "--weights-tried 1,2 --sxy 20 --srgb 4.5"
+    assert run(f"tune-crf {DATA} --limit 1 --rounds 0 --iterations 1 {values} -o crf.json") == 0
+    assert "3 parameters tried on 1 pictures" in capsys.readouterr().out  # and those of the start
+
+
 @pytest.mark.slow
 def test_two_processes_find_what_one_finds(folder: Path) -> None:
     assert run(f"eval {DATA} --crf --trimap 2 --json one.json") == 0
