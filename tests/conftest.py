@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from devices import why_no_cuda
 
-from densecrf_gpu import backends, clear_cache
-
-
-def _why_no_cuda() -> str | None:
-    if not backends.CUDA_BUILT:
-        return "densecrf_gpu was built without CUDA, or torch was"
-    return None if torch.cuda.is_available() else "no CUDA device"
+from densecrf_gpu import clear_cache
 
 
 @pytest.fixture(
     params=[
         "cpu",
         pytest.param(
-            "cuda", marks=pytest.mark.skipif(_why_no_cuda() is not None, reason=str(_why_no_cuda()))
+            "cuda", marks=pytest.mark.skipif(why_no_cuda() is not None, reason=str(why_no_cuda()))
         ),
     ]
 )

@@ -1,0 +1,122 @@
+"""What a call asks of the device: launches, copies and bytes, counted.
+
+The numbers are part of the design; a later change that adds a launch, a copy or memory must say so
+here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cuda_scenes import CALLS, CUDA, image, logits, refine
+from torch import Tensor
+
+BILATERAL_VERTICES = 6  # of a point's simplex, in five dimensions
+# Sums of partial rows, a blur along every axis of the widest lattice, and one pass over the points.
+LAUNCHES_PER_ITERATION = 1 + BILATERAL_VERTICES + 1
+MOST_LAUNCHES_BESIDE = 60  # two lattices' build and folding, the first pass, the weights
+MOST_MEMSETS = 12
+
+
+@pytest.fixture
+def count(tmp_path: Path) -> Callable[[Callable[[], Tensor]], Counter[str]]:
+    """Counts what the profiler sees of a warm call: kernels, memsets, copies by direction."""
+
+    def counted(call: Callable[[], Tensor]) -> Counter[str]:
+        call()
+        torch.cuda.synchronize()
+        activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+        with torch.profiler.profile(activities=activities) as profile:
+            call()
+            torch.cuda.synchronize()
+        trace = tmp_path / "trace.json"
+        profile.export_chrome_trace(str(trace))
+        found: Counter[str] = Counter()
+        for event in json.loads(trace.read_text())["traceEvents"]:
+            kind = event.get("cat")
+            if kind == "kernel":
+                found["launches"] += 1
+            elif kind == "gpu_memset":
+                found["memsets"] += 1
+            elif kind == "gpu_memcpy":
+                found[_direction(event["name"])] += 1
+                found["copied bytes"] += int(event["args"].get("bytes", 0))
+        if not found["launches"]:
+            pytest.skip("the profiler sees no kernels on this machine")
+        return found
+
+    return counted
+
+
+def _direction(name: str) -> str:
+    return next((way for way in ("HtoD", "DtoH", "DtoD") if way in name), name)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+def test_no_call_copies_between_host_and_device(call: Any, count: Any) -> None:
+    found = count(call())
+    assert found["HtoD"] == 0
+    assert found["DtoH"] == 0
+
+
+def test_an_iteration_is_so_many_launches(count: Any) -> None:
+    scores, picture = logits(), image()
+    few, many = (
+        count(lambda n=n: refine(scores, picture, iterations=n, output="labels")) for n in (2, 12)
+    )
+    assert many["launches"] - few["launches"] == 10 * LAUNCHES_PER_ITERATION
+    assert many["memsets"] == few["memsets"]
+
+
+def test_a_call_is_no_more_launches_than_designed(count: Any) -> None:
+    scores, picture = logits(), image()
+    found = count(lambda: refine(scores, picture, output="labels"))
+    assert found["launches"] <= MOST_LAUNCHES_BESIDE + 10 * LAUNCHES_PER_ITERATION
+    assert found["memsets"] <= MOST_MEMSETS
+    assert found["DtoD"] == 0
+
+
+def test_neither_size_nor_batch_nor_contents_change_the_launches(count: Any) -> None:
+    noise = torch.randint(256, (1, 3, 75, 101), dtype=torch.uint8, device=CUDA)
+    problems = [
+        (logits(1), image(1)),
+        (logits(1), noise),
+        (logits(1), torch.zeros_like(noise)),
+        (logits(5), image(5)),
+        (logits(1, size=(200, 300)), image(1, size=(200, 300))),
+    ]
+    found = [count(lambda p=p: refine(*p, output="labels"))["launches"] for p in problems]
+    assert len(set(found)) == 1, found
+
+
+def peak_bytes(call: Callable[[], Tensor]) -> int:
+    call()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def test_memory_depends_on_shapes_alone() -> None:
+    noise = torch.randint(256, (1, 3, 75, 101), dtype=torch.uint8, device=CUDA)
+    scores = logits(1)
+    peaks = [
+        peak_bytes(lambda p=p: refine(scores, p, output="labels"))
+        for p in (image(1), noise, torch.zeros_like(noise))
+    ]
+    assert len(set(peaks)) == 1, peaks
+
+
+def test_memory_grows_no_faster_than_the_pixels() -> None:
+    problems = [(logits(1, size=s), image(1, size=s)) for s in ((128, 128), (256, 256))]
+    peaks = [peak_bytes(lambda p=p: refine(*p, output="labels")) for p in problems]
+    # Tables have a power of two of slots, so a lattice may take up to twice its share of them.
+    assert peaks[1] <= 4.5 * peaks[0], peaks
