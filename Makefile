@@ -117,11 +117,11 @@ CARRY ?= .gpu-carry
 OUT ?= build/gpu-check/out
 
 gpu-carry: $(VENV)/.base  ## fill CARRY (.gpu-carry) with what gpu-check wants from the network
-	$(BIN)/python tools/gpu_check/carry.py $(CARRY)
+	$(BIN)/python -m tools.gpu_check.carry $(CARRY)
 
 # With PYTHON as it is: no .venv. Run again, it goes on where it stopped.
 gpu-check:  ## on a machine with a GPU: build, test, sanitize, stress, benchmark; results in OUT
-	$(PYTHON) tools/gpu_check $(if $(wildcard $(CARRY)),--carry $(CARRY)) --out $(OUT) $(GPU_CHECK_ARGS)
+	$(PYTHON) -m tools.gpu_check $(if $(wildcard $(CARRY)),--carry $(CARRY)) --out $(OUT) $(GPU_CHECK_ARGS)
 
 wheel: $(VENV)/.base  ## one abi3 wheel in dist/
 	$(BIN)/pip wheel -q --no-build-isolation --no-deps -w dist .

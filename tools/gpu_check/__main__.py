@@ -1,4 +1,4 @@
-"""Everything that needs a GPU, in one run: ``python3 tools/gpu_check`` (``make gpu-check``).
+"""Everything that needs a GPU, in one run: ``python -m tools.gpu_check`` (``make gpu-check``).
 
 Each stage writes its result and is not repeated for the same source tree; one that fails does not
 stop the others; all of it goes into a few files in --out, after every stage. Exit code 0: all
@@ -13,9 +13,10 @@ import sys
 import time
 from pathlib import Path
 
-from record import Record, Records, bundle, summary, verdict
-from stages import STAGES, Context, Stage
-from tree import ROOT, revision, tree_digest
+from .context import Context
+from .record import Record, Records, bundle, summary, verdict
+from .stages import STAGES, Stage
+from .tree import ROOT, revision, tree_digest
 
 
 def main() -> int:

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from context import Context, Process
-from tree import ROOT
+from .context import Context, Process
+from .tree import ROOT
 
 HERE = Path(__file__).resolve().parent
 RIVAL_SOURCES = "pydensecrf2.tar.gz"  # with the C++ that Cython makes of it

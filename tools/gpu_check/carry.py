@@ -1,4 +1,4 @@
-"""Fills the folder that travels to the machine with the GPU: ``tools/gpu_check/carry.py DIR``.
+"""Fills the folder that goes to the machine with the GPU: ``python -m tools.gpu_check.carry DIR``.
 
 pydensecrf2's sources with their C++ generated (there is no registry over there), the photographs of
 the benchmark, and a note which commit these sources are.
@@ -15,8 +15,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from building import RIVAL_SOURCES
-from tree import REVISION, ROOT, git_revision, tree_digest
+from .building import RIVAL_SOURCES
+from .tree import REVISION, ROOT, git_revision, tree_digest
 
 RIVAL = "pydensecrf2==1.1"
 CYTHON = "cython==0.29.37"  # the series that pydensecrf2 is written for

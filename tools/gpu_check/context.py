@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
 
-from tree import ROOT
+from .tree import ROOT
 
 RESERVE = 5.0  # seconds for the report
 

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from context import Context
+from .context import Context
 
 HERE = Path(__file__).resolve().parent
 

@@ -21,7 +21,7 @@ def main(sources: Path, site: Path) -> None:
     def fetch_nothing(*_: Any, **__: Any) -> list[Any]:
         return []
 
-    Distribution.fetch_build_eggs = fetch_nothing  # type: ignore[method-assign]
+    Distribution.fetch_build_eggs = fetch_nothing
     sys.modules["Cython"] = sys.modules["Cython.Build"] = None  # type: ignore[assignment]
     os.chdir(sources)
     jobs = str(len(os.sched_getaffinity(0)))

@@ -7,11 +7,9 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import building
-import checking
-import measuring
-from context import Context
-from record import Record
+from . import building, checking, measuring
+from .context import Context
+from .record import Record
 
 Outcome = tuple[str, str, dict[str, object], tuple[str, ...]]  # status, detail, data, files
 
