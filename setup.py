@@ -39,7 +39,7 @@ TORCH_FLOOR = (2, 10)
 STABLE_ABI = (
     "-DTORCH_TARGET_VERSION=0x020a000000000000"  # the stable ABI of torch 2.10, and nothing else
 )
-ARCHS = "7.5;8.0;8.6;9.0;10.0;12.0+PTX"
+ARCHS = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
 # CPython without the GIL has no limited API yet: there the wheel serves one version of Python.
 ABI3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
 PYTHON_API = ["-DPy_LIMITED_API=0x030a0000"] if ABI3 else []
@@ -141,6 +141,9 @@ class BuildExt(build_ext):
         libraries = {"_C": []}
         if CUDA_HOME:
             units["_CUDA"] = cuda_units(CUDA_HOME, flags, made_by)
+            units["_CUDA"] += [
+                native.unit(s, OBJECTS, flags, made_by) for s in native.sources("csrc")
+            ]
             libraries["_CUDA"] = [
                 f"-L{CUDA_HOME / 'lib64'}",
                 *("-lcudart_static", "-lrt", "-lpthread", "-ldl"),
@@ -165,6 +168,7 @@ def cuda_units(home: Path, flags: list[str], made_by: str) -> list[Unit]:
         *("-std=c++20", "-O3", "--threads=0", "--expt-relaxed-constexpr", "-Icsrc"),
         # uncovers the CUDA half of the stable ABI (aoti_torch_get_current_cuda_stream)
         "-DUSE_CUDA",
+        "-Xptxas=-v",
         *architectures(),
         *(f"-Xcompiler={flag}" for flag in host),
         *flags,
@@ -173,7 +177,14 @@ def cuda_units(home: Path, flags: list[str], made_by: str) -> list[Unit]:
     made_by = native.compiler_version(nvcc) + made_by
     found = [*native.sources("csrc/cuda", ".cu"), *native.sources("csrc/torch", ".cu")]
     return [
-        Unit(s, OBJECTS / s.relative_to("csrc").with_suffix(".o"), command, made_by) for s in found
+        Unit(
+            s,
+            OBJECTS / s.relative_to("csrc").with_suffix(".o"),
+            # a*b+c in one operation could move a point to another vertex of the lattice
+            (*command, *(["-fmad=false"] if s.name == "build.cu" else [])),
+            made_by,
+        )
+        for s in found
     ]
 
 

@@ -84,7 +84,7 @@ HOST_DEVICE void embed_point(int dimensions, const typename Lanes::V* c,
   const I turn = none + (d + 1);
 
   V sum = zero;
-#pragma GCC unroll 16
+  UNROLL
   for (int j = d; j > 0; --j) {
     elevated[j] = sum - static_cast<T>(j) * c[j - 1];
     sum = sum + c[j - 1];
@@ -94,7 +94,7 @@ HOST_DEVICE void embed_point(int dimensions, const typename Lanes::V* c,
   // The nearest vertex of remainder 0, and by how many steps its coordinates miss the plane of
   // sum zero.
   V steps = zero;
-#pragma GCC unroll 16
+  UNROLL
   for (int i = 0; i <= d; ++i) {
     const V quotient = (elevated[i] * inverse + round) - round;
     remainder[i] = quotient * period;
@@ -104,14 +104,14 @@ HOST_DEVICE void embed_point(int dimensions, const typename Lanes::V* c,
   // Rank of each coordinate's residual in descending order; of equals the later has the higher
   // rank. `weight` holds the residuals meanwhile.
   const I offset = Lanes::to_int(steps);
-#pragma GCC unroll 16
+  UNROLL
   for (int i = 0; i <= d; ++i) {
     weight[i] = elevated[i] - remainder[i];
     rank[i] = offset;
   }
-#pragma GCC unroll 16
+  UNROLL
   for (int i = 0; i < d; ++i) {
-#pragma GCC unroll 16
+    UNROLL
     for (int j = i + 1; j <= d; ++j) {
       const auto below = weight[i] < weight[j];
       rank[i] = rank[i] + Lanes::choose_int(below, one, none);
@@ -120,7 +120,7 @@ HOST_DEVICE void embed_point(int dimensions, const typename Lanes::V* c,
   }
 
   // Back onto the plane: the coordinates whose rank left 0..d move by one period.
-#pragma GCC unroll 16
+  UNROLL
   for (int i = 0; i <= d; ++i) {
     const auto low = rank[i] < 0;
     const auto high = rank[i] > d;
@@ -130,13 +130,13 @@ HOST_DEVICE void embed_point(int dimensions, const typename Lanes::V* c,
   }
 
   // by_rank[r] = (elevated - remainder) / (d+1) of the coordinate of rank r, into `elevated`.
-#pragma GCC unroll 16
+  UNROLL
   for (int i = 0; i <= d; ++i) weight[i] = (elevated[i] - remainder[i]) * inverse;
-#pragma GCC unroll 16
+  UNROLL
   for (int r = 0; r <= d; ++r) {
     V value = zero;
     I which = none;
-#pragma GCC unroll 16
+    UNROLL
     for (int i = 0; i <= d; ++i) {
       const auto match = rank[i] == r;
       value = Lanes::choose(match, weight[i], value);
@@ -146,7 +146,7 @@ HOST_DEVICE void embed_point(int dimensions, const typename Lanes::V* c,
     axis[r] = which;
   }
   weight[0] = elevated[d] + (T(1) - elevated[0]);
-#pragma GCC unroll 16
+  UNROLL
   for (int r = 1; r <= d; ++r) weight[r] = elevated[d - r] - elevated[d - r + 1];
 }
 

@@ -16,3 +16,12 @@
 #ifndef DENSECRF_ISA
 #define DENSECRF_ISA portable
 #endif
+
+// Unrolls the loop that follows, whose trip count is small where it is known.
+#if defined(__CUDA_ARCH__)
+#define UNROLL _Pragma("unroll")
+#elif defined(__CUDACC__)
+#define UNROLL  // nvcc's pass for the host knows no such pragma
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif

@@ -12,12 +12,14 @@ autocast all of them compute in float32.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import backends as _backends  # noqa: F401  (loads the libraries that define the operators)
+from .cuda_layout import lattice_shapes
 from .mean_field_ops import OUTPUTS as OUTPUTS
 from .mean_field_ops import mean_field as mean_field
 from .mean_field_ops import mean_field_train as mean_field_train
@@ -38,23 +40,38 @@ _POINTS_PER_BLOCK = 64  # points are stored in blocks of this many
 class LatticeData(NamedTuple):
     """What the build operators return; both tensors are opaque and must not be written to."""
 
-    points: Tensor  # uint8 [B, bytes]: of each point, its d+1 vertices and barycentric weights
-    vertices: Tensor  # uint8 [bytes]: of each vertex, its blur neighbours
+    points: Tensor  # uint8 [B, ...]: of each point, its d+1 vertices and barycentric weights
+    vertices: Tensor  # uint8: of each vertex, its blur neighbours
 
 
-def build_lattice(features: Tensor) -> LatticeData:
+# The bound of a lattice that takes the memory it needs, at the price of a wait for the device.
+EXACT = -1
+
+
+def build_lattice(
+    features: Tensor, grid: Sequence[int] = (), max_vertices: int | None = None
+) -> LatticeData:
     """Builds the lattices of a batch of point sets.
 
     Args:
         features: ``[B, N, d]``, float32 or float64, divided by the bandwidths.
+        grid: the raster of the points, ``[H, W]`` or ``[D, H, W]``; empty for loose points. On
+            CUDA all lattices of one mean field must have the same; the CPU ignores it.
+        max_vertices: the most vertices that one of the lattices may have, which bounds the memory
+            on CUDA; None for as many as there could be, ``EXACT`` for as many as there are. The
+            CPU always takes what is needed.
     """
-    return LatticeData(*torch.ops.densecrf_gpu.build_lattice.default(features))
+    return LatticeData(*torch.ops.densecrf_gpu.build_lattice.default(features, grid, max_vertices))
 
 
 @register_fake("build_lattice")
-def _(features: Tensor) -> tuple[Tensor, Tensor]:
+def _(
+    features: Tensor, grid: Sequence[int] = (), max_vertices: int | None = None
+) -> tuple[Tensor, Tensor]:
     batch, points, dimension = features.shape
-    return _fake_lattice(features, batch, points, dimension, features.dtype)
+    return _fake_lattice(
+        features, batch, grid or (points,), dimension, features.dtype, max_vertices
+    )
 
 
 def build_image_lattice(
@@ -62,6 +79,7 @@ def build_image_lattice(
     size: Sequence[int],
     spatial_sigmas: Sequence[float],
     channel_sigmas: Sequence[float],
+    max_vertices: int | None = None,
 ) -> LatticeData:
     """Builds the lattices of a batch of images, from features that are never stored.
 
@@ -71,10 +89,11 @@ def build_image_lattice(
         size: of the image, in array order: ``[H, W]`` or ``[D, H, W]``.
         spatial_sigmas: in pixels, x first.
         channel_sigmas: in the image's own units, one per channel.
+        max_vertices: see :func:`build_lattice`.
     """
     return LatticeData(
         *torch.ops.densecrf_gpu.build_image_lattice.default(
-            image, size, spatial_sigmas, channel_sigmas
+            image, size, spatial_sigmas, channel_sigmas, max_vertices
         )
     )
 
@@ -85,40 +104,58 @@ def _(
     size: Sequence[int],
     spatial_sigmas: Sequence[float],
     channel_sigmas: Sequence[float],
+    max_vertices: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    points = 1
-    for extent in size:
-        points *= extent
     dimension = len(spatial_sigmas) + len(channel_sigmas)
     if image is None:
         like = torch.empty(0, dtype=torch.uint8)
-        return _fake_lattice(like, 1, points, dimension, torch.float32)
+        return _fake_lattice(like, 1, size, dimension, torch.float32, None)
     dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
-    return _fake_lattice(image, image.shape[0], points, dimension, dtype)
+    return _fake_lattice(image, image.shape[0], size, dimension, dtype, max_vertices)
 
 
 def _fake_lattice(
-    like: Tensor, batch: int, points: int, dimension: int, dtype: torch.dtype
+    like: Tensor,
+    batch: int,
+    grid: Sequence[int],
+    dimension: int,
+    dtype: torch.dtype,
+    max_vertices: int | None,
 ) -> tuple[Tensor, Tensor]:
-    blocks = (points + _POINTS_PER_BLOCK - 1) // _POINTS_PER_BLOCK
-    # of each point and vertex: an int32 row and a weight
-    row_bytes = blocks * _POINTS_PER_BLOCK * (dimension + 1) * (4 + dtype.itemsize)
-    vertex_bytes = torch.library.get_ctx().new_dynamic_size()
+    points_shape: tuple[int, ...]
+    vertices_shape: tuple[int, ...]
+    if like.is_cuda:
+        bound = None if max_vertices == EXACT else max_vertices
+        points_shape, vertices_shape = lattice_shapes(batch, grid, dimension, dtype.itemsize, bound)
+        if max_vertices == EXACT:
+            unknown = torch.library.get_ctx().new_dynamic_size
+            points_shape = (*points_shape[:-1], unknown())
+            vertices_shape = (*vertices_shape[:-1], unknown())
+    else:
+        blocks = (prod(grid) + _POINTS_PER_BLOCK - 1) // _POINTS_PER_BLOCK
+        # of each point and vertex: an int32 row and a weight
+        row_bytes = blocks * _POINTS_PER_BLOCK * (dimension + 1) * (4 + dtype.itemsize)
+        points_shape = (batch, row_bytes)
+        vertices_shape = (torch.library.get_ctx().new_dynamic_size(),)
     return (
-        like.new_empty((batch, row_bytes), dtype=torch.uint8),
-        like.new_empty((vertex_bytes,), dtype=torch.uint8),
+        like.new_empty(points_shape, dtype=torch.uint8),
+        like.new_empty(vertices_shape, dtype=torch.uint8),
     )
 
 
 def lattice_sizes(vertices: Tensor) -> Tensor:
-    """Counts the vertices in use, int64 ``[B]``."""
+    """Counts the vertices in use, int64 ``[B]``.
+
+    On CUDA a lattice that must not be used has numbers below 0: -1 where its features are not
+    finite or span too many bandwidths, -1 - n where n vertices are more than it was to have.
+    """
     sizes: Tensor = torch.ops.densecrf_gpu.lattice_sizes.default(vertices)
     return sizes
 
 
 @register_fake("lattice_sizes")
 def _(vertices: Tensor) -> Tensor:
-    batch = torch.library.get_ctx().new_dynamic_size()
+    batch = vertices.shape[0] if vertices.is_cuda else torch.library.get_ctx().new_dynamic_size()
     return vertices.new_empty((batch,), dtype=torch.int64)
 
 

@@ -51,6 +51,10 @@ OTHER_TIERS: dict[str, list[str]] = {"baseline": []}
 CONTRACTED = {"filter.cpp", "mean_field.cpp", "mean_field_gradient.cpp"}
 
 
+# The lines in which nvcc -Xptxas=-v tells what kernels take; tools/cuda_resources.py reads them.
+PTXAS_REPORT = re.compile(r"ptxas info\b|\s+\d+ bytes stack frame")
+
+
 def fail(sentence: str) -> SystemExit:
     """The end of the build, in one sentence and without a traceback."""
     return SystemExit(f"densecrf_gpu: {sentence}")
@@ -95,20 +99,31 @@ class Unit:
         self._record.unlink(missing_ok=True)
         outputs = ["-MMD", "-MF", str(self._dependencies), "-o", str(self.object)]
         print(f"  {self.command[0]} {self.source} -> {self.object}", flush=True)
-        run([*self.command, *outputs, "-c", str(self.source)])
+        said = run([*self.command, *outputs, "-c", str(self.source)])
+        self.report.write_text(said)
         self._record.write_text(self._fingerprint())
 
+    @property
+    def report(self) -> Path:
+        """What the compiler said of the object: warnings, and of CUDA each kernel's resources."""
+        return self.object.with_suffix(".log")
 
-def run(command: Sequence[str]) -> None:
-    """Runs a compiler or linker in the root of the repository: the names it sees are relative."""
+
+def run(command: Sequence[str]) -> str:
+    """Runs a compiler or linker in the root of the repository: the names it sees are relative.
+
+    Prints warnings, but not the resources of CUDA kernels; returns all that it said.
+    """
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if result.returncode:
         print(
             shlex.join(command), result.stdout, result.stderr, sep="\n", file=sys.stderr, flush=True
         )
         raise fail(f"{Path(command[0]).name} failed, see above")
-    if result.stderr:
-        print(result.stderr, file=sys.stderr, flush=True)  # warnings
+    warnings = [line for line in result.stderr.splitlines() if not PTXAS_REPORT.match(line)]
+    if any(line.strip() for line in warnings):
+        print(*warnings, sep="\n", file=sys.stderr, flush=True)
+    return result.stderr
 
 
 def compile_all(units: Sequence[Unit]) -> list[str]:

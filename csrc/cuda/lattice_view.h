@@ -15,10 +15,15 @@
 #pragma once
 
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 
 #include "tile_map.h"
 
 namespace densecrf::cuda {
+
+// So that the incidences of a tile number less than 2^16.
+constexpr int kMaxDimensions = 254;
 
 // Why a lattice must not be used. Every kernel stays within its memory all the same; results of
 // such a lattice are NaN, labels -1.
@@ -31,7 +36,7 @@ enum Failure : int32_t {
 template <typename T>
 struct LatticeView {
   int64_t batch;               // images B the lattice was built for
-  int vertices_per_point;      // V = d + 1, at most 256
+  int vertices_per_point;      // V = d + 1, at most 255
   TileMap tiles;               // of one image
   int64_t capacity;            // room for vertices, of the whole batch
   int64_t tile_row_capacity;   // room for tile rows, of the whole batch
@@ -115,6 +120,28 @@ inline int64_t round_capacity(int64_t count) {
   return (count + kCapacityStep - 1) / kCapacityStep * kCapacityStep;
 }
 
+// The shape of the lattices of a batch with room for `max_vertices` an image, or for as many as
+// there can be. Throws std::invalid_argument where its numbers would not fit 32 bits.
+inline LatticeShape plan_shape(int64_t batch, const TileMap& tiles, int dimensions, int scalar_size,
+                               int64_t max_vertices) {
+  if (dimensions > kMaxDimensions) {
+    throw std::invalid_argument("points have " + std::to_string(dimensions) +
+                                " dimensions, on CUDA at most " + std::to_string(kMaxDimensions));
+  }
+  const int64_t vertices = dimensions + 1;
+  const int64_t most = (int64_t{1} << 31) - 1, incidences = batch * tiles.tiles * kTile * vertices;
+  if (incidences > most) {
+    throw std::invalid_argument("a batch has " + std::to_string(incidences) +
+                                " pairs of point and vertex, on CUDA at most " +
+                                std::to_string(most) + ": split it");
+  }
+  const int64_t can_be = tiles.points * vertices;
+  LatticeShape shape{batch, tiles, static_cast<int>(vertices), scalar_size, 0, 0};
+  shape.capacity = round_capacity(batch * (max_vertices < can_be ? max_vertices : can_be));
+  shape.tile_row_capacity = round_capacity(batch * can_be);
+  return shape;
+}
+
 // The capacities that tensors of so many bytes have; at least those they were made for.
 inline void set_capacities(LatticeShape& shape, int64_t points_bytes, int64_t vertices_bytes) {
   shape.capacity = shape.tile_row_capacity = 0;
@@ -125,6 +152,16 @@ inline void set_capacities(LatticeShape& shape, int64_t points_bytes, int64_t ve
   shape.tile_row_capacity = fit(points_bytes - empty.points_bytes, 6);
   shape.capacity = fit(vertices_bytes - empty.vertices_bytes,
                        4 + 8 * int64_t{shape.vertices_per_point} + shape.scalar_size);
+}
+
+// The last extents of the two tensors.
+inline int64_t points_extent(const LatticeShape& shape) {
+  const int64_t rows = shape.batch * shape.tiles.points;
+  return (lattice_offsets(shape).points_bytes + rows - 1) / rows;
+}
+inline int64_t vertices_extent(const LatticeShape& shape) {
+  const int64_t rows = shape.batch * shape.scalar_size * shape.vertices_per_point;
+  return (lattice_offsets(shape).vertices_bytes + rows - 1) / rows;
 }
 
 template <typename T>

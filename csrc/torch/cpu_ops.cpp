@@ -62,7 +62,8 @@ cpu::FeatureSource source_of(const Tensor& features, int64_t b) {
   return source;
 }
 
-std::tuple<Tensor, Tensor> build_lattice(const Tensor& features) {
+std::tuple<Tensor, Tensor> build_lattice(const Tensor& features, const std::vector<int64_t>&,
+                                         std::optional<int64_t>) {
   STD_TORCH_CHECK(features.dim() == 3 && features.numel() > 0,
                   "features must be a non-empty [B, N, d], got ", shape_of(features));
   const cpu::Scalar scalar = scalar_of(features, "features");
@@ -88,7 +89,8 @@ cpu::PixelType pixel_type_of(const Tensor& image) {
 std::tuple<Tensor, Tensor> build_image_lattice(const std::optional<Tensor>& given,
                                                const std::vector<int64_t>& size,
                                                const std::vector<double>& spatial_sigmas,
-                                               const std::vector<double>& channel_sigmas) {
+                                               const std::vector<double>& channel_sigmas,
+                                               std::optional<int64_t>) {
   const auto grid = static_cast<int>(size.size());
   STD_TORCH_CHECK(grid >= 1 && grid <= 3, "size must have 1 to 3 entries, got ", grid);
   STD_TORCH_CHECK(spatial_sigmas.size() == size.size(), "spatial_sigmas must have ", grid,

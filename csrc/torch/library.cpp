@@ -10,13 +10,17 @@ PyMODINIT_FUNC PyInit__C() {
 }
 
 STABLE_TORCH_LIBRARY(densecrf_gpu, m) {
-  // features [B, N, d] -> points uint8 [B, bytes], vertices uint8 [bytes]
-  m.def("build_lattice(Tensor features) -> (Tensor points, Tensor vertices)");
+  // features [B, N, d] -> two opaque uint8 tensors, points with batch axis. CUDA alone looks at grid,
+  // the raster [W], [H, W] or [D, H, W] of the N points, and at max_vertices, the most vertices an
+  // image may have; -1: as many as there are, which makes the host wait.
+  m.def(
+      "build_lattice(Tensor features, int[] grid=[], int? max_vertices=None) "
+      "-> (Tensor points, Tensor vertices)");
   // image [B, channels, *size], or none for positions alone; size in array order, spatial_sigmas
   // x first
   m.def(
       "build_image_lattice(Tensor? image, int[] size, float[] spatial_sigmas, "
-      "float[] channel_sigmas) -> (Tensor points, Tensor vertices)");
+      "float[] channel_sigmas, int? max_vertices=None) -> (Tensor points, Tensor vertices)");
   // -> int64 [B]
   m.def("lattice_sizes(Tensor vertices) -> Tensor");
   // values [B, N, C] -> [B, N, C]; features [B, N, d] are there for their gradient alone

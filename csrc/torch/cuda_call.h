@@ -1,0 +1,110 @@
+// What every operator on CUDA tensors starts from: the tensors' device made current, its current
+// stream, scratch memory of torch's caching allocator, and the lattice behind two opaque tensors.
+#pragma once
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <string>
+#include <vector>
+
+#include "../cuda/context.h"
+#include "../cuda/lattice_view.h"
+
+namespace densecrf {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline std::string shape_of(const Tensor& t) {
+  std::string text = "[";
+  for (int64_t i = 0; i < t.dim(); ++i) text += (i > 0 ? ", " : "") + std::to_string(t.size(i));
+  return text + "]";
+}
+
+// 4 or 8.
+inline int scalar_size_of(const Tensor& t, const char* name) {
+  const ScalarType type = t.scalar_type();
+  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, name,
+                  " must be float32 or float64, got ", torch::headeronly::toString(type));
+  return type == ScalarType::Float ? 4 : 8;
+}
+
+// One call of an operator. The caching allocator orders the reuse of scratch by the stream, so the
+// memory may be handed back before the device has done the work.
+class CudaCall {
+ public:
+  // `like`: a tensor on the device to work on.
+  explicit CudaCall(const Tensor& like) : guard_(like.get_device_index()), like_(like) {
+    void* stream = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(like.get_device_index(), &stream));
+    stream_ = static_cast<cuda::Stream>(stream);
+  }
+  CudaCall(const CudaCall&) = delete;
+  CudaCall& operator=(const CudaCall&) = delete;
+
+  [[nodiscard]] cuda::Stream stream() const { return stream_; }
+  [[nodiscard]] Tensor empty(const std::vector<int64_t>& shape, ScalarType type) const {
+    return torch::stable::new_empty(like_, shape, type);
+  }
+  [[nodiscard]] cuda::Context context() {
+    return {stream_,
+            [](void* self, size_t bytes) { return static_cast<CudaCall*>(self)->take(bytes); },
+            this};
+  }
+
+ private:
+  void* take(size_t bytes) {
+    scratch_.push_back(empty({static_cast<int64_t>(bytes)}, ScalarType::Byte));
+    return scratch_.back().mutable_data_ptr();
+  }
+
+  torch::stable::accelerator::DeviceGuard guard_;
+  Tensor like_;
+  cuda::Stream stream_ = nullptr;
+  std::vector<Tensor> scratch_;
+};
+
+// What a lattice tensor tells by its shape; see csrc/cuda/lattice_view.h. Of `vertices` alone:
+// all but the points.
+inline cuda::LatticeShape shape_of_vertices(const Tensor& vertices) {
+  STD_TORCH_CHECK(vertices.is_cuda() && vertices.scalar_type() == ScalarType::Byte &&
+                      vertices.dim() == 4 && (vertices.size(1) == 4 || vertices.size(1) == 8) &&
+                      vertices.size(2) >= 2 && vertices.size(2) <= 255 && vertices.is_contiguous(),
+                  "vertices is not what build_lattice returned on CUDA, got shape ",
+                  shape_of(vertices));
+  cuda::LatticeShape shape{};
+  shape.batch = vertices.size(0);
+  shape.scalar_size = static_cast<int>(vertices.size(1));
+  shape.vertices_per_point = static_cast<int>(vertices.size(2));
+  return shape;
+}
+
+inline cuda::LatticeShape shape_of_lattice(const Tensor& points, const Tensor& vertices) {
+  cuda::LatticeShape shape = shape_of_vertices(vertices);
+  const int64_t sides = points.dim() - 2;
+  STD_TORCH_CHECK(points.is_cuda() && points.scalar_type() == ScalarType::Byte && sides >= 1 &&
+                      sides <= 3 && points.size(0) == shape.batch && points.numel() > 0 &&
+                      points.is_contiguous(),
+                  "points is not what build_lattice returned on CUDA with these vertices, got "
+                  "shape ",
+                  shape_of(points));
+  STD_TORCH_CHECK(points.get_device_index() == vertices.get_device_index(),
+                  "points and vertices must be on one device");
+  int64_t grid[3] = {1, 1, 1};
+  for (int64_t a = 0; a < sides; ++a) grid[a] = points.size(a + 1);
+  shape.tiles = cuda::tile_map(grid, static_cast<int>(sides));
+  cuda::set_capacities(shape, points.numel(), vertices.numel());
+  const cuda::LatticeOffsets at = cuda::lattice_offsets(shape);
+  STD_TORCH_CHECK(shape.capacity > 0 && shape.tile_row_capacity > 0 &&
+                      at.points_bytes <= points.numel() && at.vertices_bytes <= vertices.numel(),
+                  "points and vertices are not of one lattice, got shapes ", shape_of(points),
+                  " and ", shape_of(vertices));
+  return shape;
+}
+
+}  // namespace densecrf
