@@ -134,7 +134,11 @@ def set_workspace_limit(limit: int) -> None:
 
 
 def spatial_lattice(
-    size: tuple[int, ...], sigmas: tuple[float, ...], dtype: torch.dtype, device: torch.device
+    size: tuple[int, ...],
+    sigmas: tuple[float, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    exact: bool = False,
 ) -> LatticeData:
     """Returns the lattice of positions ``(x/sx, y/sy[, z/sz])``, from the cache where it can.
 
@@ -143,6 +147,7 @@ def spatial_lattice(
         sigmas: in pixels, x first.
         dtype: float32 or float64.
         device: where the lattice is to be.
+        exact: one that is built takes the memory it needs, at the price of a wait for the device.
     """
 
     def build() -> LatticeData:
@@ -150,7 +155,8 @@ def spatial_lattice(
         with torch.inference_mode(False), torch.no_grad():
             if device.type == "cpu" and dtype == torch.float32:
                 return ops.build_image_lattice(None, size, sigmas, [])
-            return ops.build_lattice(position_features(size, sigmas, dtype, device)[None])
+            positions = position_features(size, sigmas, dtype, device)[None]
+            return ops.build_lattice(positions, size, ops.EXACT if exact else None)
 
     if torch.compiler.is_compiling():
         return build()

@@ -92,6 +92,19 @@ def check_count(name: str, value: int, least: int = 0) -> int:
     return count
 
 
+def check_max_vertices(max_vertices: int | str | None) -> int | None:
+    """Returns the bound that the build operators take, in which -1 stands for ``"exact"``."""
+    if max_vertices is None:
+        return None
+    if isinstance(max_vertices, str):
+        if max_vertices != "exact":
+            raise ValueError(
+                f'expected max_vertices to be None, a number or "exact", found {max_vertices!r}'
+            )
+        return -1
+    return check_count("max_vertices", max_vertices, least=1)
+
+
 def check_damping(damping: float) -> float:
     """Returns ``damping``; raises ValueError unless it lies in [0, 1)."""
     if not 0 <= damping < 1:

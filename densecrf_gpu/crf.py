@@ -15,6 +15,7 @@ from .checks import (
     check_damping,
     check_finite,
     check_labels,
+    check_max_vertices,
     check_tolerance,
 )
 from .inputs import Guide, check_image_values, compute_dtype, lattice_pixels
@@ -47,6 +48,10 @@ class DenseCRF:
         image: what bilateral kernels compare: ``[channels, *size]``, shared by the batch, or
             ``[B, channels, *size]``; uint8 or floating.
         spatial_dims: number of axes of ``size``: 1 for points, 2 for images, 3 for volumes.
+        max_vertices: the most vertices that the lattice of an image may have, which bounds the
+            memory on CUDA; where there are more, results are NaN and labels -1. None for as many as
+            there could be; ``"exact"`` for as many as there are, which makes the host wait for the
+            GPU. The CPU always takes what is needed.
 
     Raises:
         TypeError: an argument is of another type or dtype.
@@ -63,7 +68,9 @@ class DenseCRF:
         image: Tensor | None = None,
         *,
         spatial_dims: int = 2,
+        max_vertices: int | str | None = None,
     ) -> None:
+        bound = check_max_vertices(max_vertices)
         if spatial_dims not in (1, 2, 3):
             raise ValueError(f"expected spatial_dims to be 1, 2 or 3, found {spatial_dims!r}")
         self._check_logits(logits, spatial_dims)
@@ -77,7 +84,7 @@ class DenseCRF:
         check_finite("logits", logits)
         shape = tuple(batched.shape)
         used = check_kernels(kernels, shape, guide, dtype, logits.device)
-        self._terms = terms_of(used, shape, guide, dtype, logits.device)
+        self._terms = terms_of(used, shape, guide, dtype, logits.device, bound)
         self._features = [_learnable_features(kernel, dtype) for kernel, _ in used]
         self._logits = batched.flatten(2).to(dtype)  # [B, C, N]
         if torch.compiler.is_compiling() or self._logits.data_ptr() == logits.data_ptr():

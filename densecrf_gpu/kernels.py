@@ -61,10 +61,16 @@ class GaussianKernel:
         expand_sigmas("sxy", self.sxy, len(size))
 
     def lattice(
-        self, size: tuple[int, ...], guide: Guide | None, dtype: torch.dtype, device: torch.device
+        self,
+        size: tuple[int, ...],
+        guide: Guide | None,
+        dtype: torch.dtype,
+        device: torch.device,
+        max_vertices: int | None = None,
     ) -> LatticeData:
         """Returns the lattice of positions, which is shared through a cache."""
-        return spatial_lattice(size, expand_sigmas("sxy", self.sxy, len(size)), dtype, device)
+        sigmas = expand_sigmas("sxy", self.sxy, len(size))
+        return spatial_lattice(size, sigmas, dtype, device, max_vertices == ops.EXACT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +112,12 @@ class BilateralKernel:
             _check_range(guide.peak, min(sigmas))
 
     def lattice(
-        self, size: tuple[int, ...], guide: Guide | None, dtype: torch.dtype, device: torch.device
+        self,
+        size: tuple[int, ...],
+        guide: Guide | None,
+        dtype: torch.dtype,
+        device: torch.device,
+        max_vertices: int | None = None,
     ) -> LatticeData:
         """Builds the lattices of positions and colours."""
         assert guide is not None
@@ -117,6 +128,7 @@ class BilateralKernel:
             size,
             expand_sigmas("sxy", self.sxy, len(size)),
             [sigma * scale for sigma in srgb],
+            max_vertices,
         )
 
 
@@ -170,10 +182,15 @@ class FeatureKernel:
             raise ValueError(f"expected features on {device}, found {self.features.device}")
 
     def lattice(
-        self, size: tuple[int, ...], guide: Guide | None, dtype: torch.dtype, device: torch.device
+        self,
+        size: tuple[int, ...],
+        guide: Guide | None,
+        dtype: torch.dtype,
+        device: torch.device,
+        max_vertices: int | None = None,
     ) -> LatticeData:
         """Builds the lattices of the features."""
-        return ops.build_lattice(self.batch(dtype).detach())
+        return ops.build_lattice(self.batch(dtype).detach(), size, max_vertices)
 
     def batch(self, dtype: torch.dtype) -> Tensor:
         """Returns the features as the lattice takes them, ``[B or 1, N, d]``."""
@@ -199,6 +216,7 @@ def build_terms(
     guide: Guide | None,
     dtype: torch.dtype,
     device: torch.device,
+    max_vertices: int | None = None,
 ) -> PairwiseTerms:
     """Checks all kernels, then builds their lattices; kernels of weight 0 are left out.
 
@@ -211,12 +229,13 @@ def build_terms(
         guide: the image, for bilateral kernels.
         dtype: float32 or float64.
         device: of the logits.
+        max_vertices: of each lattice that depends on data, see ``ops.build_lattice``.
     """
     used = check_kernels(kernels, shape, guide, dtype, device)
     for kernel, _ in used:
         if isinstance(kernel, FeatureKernel):
             ops.refuse_gradients("FeatureKernel", kernel.features)
-    return terms_of(used, shape, guide, dtype, device)
+    return terms_of(used, shape, guide, dtype, device, max_vertices)
 
 
 def check_kernels(
@@ -252,11 +271,12 @@ def terms_of(
     guide: Guide | None,
     dtype: torch.dtype,
     device: torch.device,
+    max_vertices: int | None = None,
 ) -> PairwiseTerms:
     """Builds the lattices of what :func:`check_kernels` returned."""
     terms = PairwiseTerms([], [], [], [])
     for kernel, compatibility in used:
-        lattice = kernel.lattice(tuple(shape[2:]), guide, dtype, device)
+        lattice = kernel.lattice(tuple(shape[2:]), guide, dtype, device, max_vertices)
         terms.points.append(lattice.points)
         terms.vertices.append(lattice.vertices)
         terms.compatibilities.append(compatibility)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import ops
 from .backends import require_backend
-from .checks import check_choice, check_finite
+from .checks import check_choice, check_finite, check_max_vertices
 from .ops import LatticeData
 from .registration import records_gradients
 
@@ -26,14 +26,20 @@ class PermutohedralLattice:
     Args:
         features: ``[N, d]`` or ``[B, N, d]``, float32 or float64; float16 and bfloat16 are
             converted to float32. N = 0 is allowed, and filters to an empty result.
+        max_vertices: the most vertices one lattice may have, which bounds its memory on CUDA; a
+            lattice with more filters to NaN, and ``num_vertices`` raises ValueError. None for as
+            many as there could be, (d+1) N; ``"exact"`` for as many as there are, which makes the
+            host wait for the GPU once. The CPU always takes what is needed.
 
     Raises:
-        TypeError: ``features`` is not a floating tensor.
-        ValueError: it has another number of axes, d = 0, or an entry that is not finite.
+        TypeError: ``features`` is not a floating tensor, or ``max_vertices`` no integer.
+        ValueError: ``features`` has another number of axes, d = 0, or an entry that is not finite;
+            ``max_vertices`` is not positive.
         RuntimeError: it is on a device without a backend.
     """
 
-    def __init__(self, features: Tensor) -> None:
+    def __init__(self, features: Tensor, max_vertices: int | str | None = None) -> None:
+        bound = check_max_vertices(max_vertices)
         features = check_features("features", features)
         require_backend(features.device)
         check_finite("features", features)
@@ -45,7 +51,8 @@ class PermutohedralLattice:
         self._device = features.device
         self._data: LatticeData | None = None
         if self._shape.numel() > 0:
-            self._data = ops.build_lattice(batch.detach())
+            self._data = ops.build_lattice(batch.detach(), max_vertices=bound)
+        self._max_vertices = bound
         self._num_vertices: tuple[int, ...] | None = None
 
     @property
@@ -55,13 +62,35 @@ class PermutohedralLattice:
 
     @property
     def num_vertices(self) -> int | tuple[int, ...]:
-        """Number of vertices in use: an int for features ``[N, d]``, else one for each lattice."""
+        """Number of vertices in use: an int for features ``[N, d]``, else one for each lattice.
+
+        On CUDA the host waits for the lattice to be built.
+
+        Raises:
+            ValueError: there are more than ``max_vertices``, or features on CUDA are not finite or
+                span too many bandwidths for their dtype.
+        """
         if self._num_vertices is None:
             if self._data is None:
                 self._num_vertices = (0,) * self._shape[0]
             else:
-                self._num_vertices = tuple(ops.lattice_sizes(self._data.vertices).tolist())
+                sizes = ops.lattice_sizes(self._data.vertices).tolist()
+                self._check_sizes(sizes)
+                self._num_vertices = tuple(sizes)
         return self._num_vertices if self._batched else self._num_vertices[0]
+
+    def _check_sizes(self, sizes: list[int]) -> None:
+        """Says why a lattice on CUDA must not be used; see ``ops.lattice_sizes``."""
+        if -1 in sizes:
+            raise ValueError(
+                "expected finite features that span few enough bandwidths for "
+                f"{self._dtype}, found others: use larger bandwidths or float64"
+            )
+        if min(sizes) < 0:
+            raise ValueError(
+                f"expected at most max_vertices={self._max_vertices} vertices in each lattice, "
+                f"found {max(-1 - size for size in sizes)}: raise max_vertices"
+            )
 
     def filter(
         self, values: Tensor, normalization: str | None = None, adjoint: bool = False

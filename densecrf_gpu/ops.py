@@ -122,8 +122,8 @@ def _fake_lattice(
     dtype: torch.dtype,
     max_vertices: int | None,
 ) -> tuple[Tensor, Tensor]:
-    points_shape: tuple[int, ...]
-    vertices_shape: tuple[int, ...]
+    points_shape: tuple[int | torch.SymInt, ...]
+    vertices_shape: tuple[int | torch.SymInt, ...]
     if like.is_cuda:
         bound = None if max_vertices == EXACT else max_vertices
         points_shape, vertices_shape = lattice_shapes(batch, grid, dimension, dtype.itemsize, bound)

@@ -16,6 +16,7 @@ from .checks import (
     check_count,
     check_damping,
     check_finite,
+    check_max_vertices,
     check_probabilities,
     check_tolerance,
 )
@@ -50,6 +51,7 @@ def crf_refine(
     gt_prob: float = 0.7,
     image_layout: str = "auto",
     image_range: float | None = None,
+    max_vertices: int | str | None = None,
 ) -> Array:
     """Refines a segmentation with a fully connected CRF (Krähenbühl and Koltun, NIPS 2011).
 
@@ -89,6 +91,8 @@ def crf_refine(
             None it counts in the image's own units, and a float image is refused where all values
             are within 3 and none exceeds ``bilateral_srgb >= 1``, since that bandwidth must be
             meant for 0..255; a picture as dark as that passes with 255.0.
+        max_vertices: the most vertices that the bilateral lattice of an image may have, or
+            ``"exact"``; bounds the memory on CUDA, see ``DenseCRF``.
 
     Returns:
         ``[C, H, W]``, ``[B, C, H, W]``, or without C for labels.
@@ -107,6 +111,7 @@ def crf_refine(
     iterations = check_count("iterations", iterations)
     damping = check_damping(damping)
     stop = check_tolerance(tolerance)
+    bound = check_max_vertices(max_vertices)
     params = CRFParams.pydensecrf() if params is None else params
     if not isinstance(params, CRFParams):
         raise TypeError(f"expected params to be CRFParams, found {type(params).__name__}")
@@ -143,7 +148,7 @@ def crf_refine(
         h, w = guide.pixels.shape[2:]
         kernels = params.kernels(normalization, image_range)
         shape = (batch or 1, classes, h, w)
-        terms = build_terms(kernels, shape, guide, compute_dtype(dtype), scores.device)
+        terms = build_terms(kernels, shape, guide, compute_dtype(dtype), scores.device, bound)
     with torch.set_grad_enabled(records):
         if input == "labels":
             unary = label_logits(scores, classes, gt_prob)
