@@ -27,7 +27,8 @@ def blocks(page: str) -> list[str]:
 
 def commands(page: str) -> list[str]:
     """Indented lines that call the command with files, without comments."""
-    return re.findall(r"^    (densecrf (?:refine (?!IMAGE).*|presets$|info$))", text(page), re.M)
+    with_files = r"(?:refine|fit) (?!IMAGE).*"
+    return re.findall(rf"^    (densecrf (?:{with_files}|presets$|info$))", text(page), re.M)
 
 
 def text(page: str) -> str:
@@ -68,6 +69,7 @@ def files_of_the_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
         np.save(tmp_path / "probs" / f"{name}.npy", probabilities)
         for mask in (f"{name}.png", f"{name}_mask.png"):
             Image.fromarray(small).save(tmp_path / "masks" / mask)
+    CRFParams.deeplab_v1().save(tmp_path / "crf.json")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -80,7 +82,7 @@ def test_commands_run(command: str) -> None:
     assert main(shlex.split(command)[1:]) == 0
 
 
-@pytest.mark.parametrize("command", [[], ["refine"]])
+@pytest.mark.parametrize("command", [[], ["refine"], ["fit"]])
 @pytest.mark.usefixtures("files_of_the_examples")
 def test_the_examples_of_the_help_run(
     command: list[str], capsys: pytest.CaptureFixture[str]
@@ -89,7 +91,7 @@ def test_the_examples_of_the_help_run(
         main([*command, "--help"])
     shown = capsys.readouterr().out.replace("\\\n", " ")
     examples = re.findall(r"^ +(densecrf (?!demo).*?)(?:   .*)?$", shown, re.M)
-    assert len(examples) >= 4
+    assert len(examples) >= 3
     for example in examples:
         assert main(shlex.split(example)[1:]) == 0, example
         for result in ("cat.png", "out", "refined", "fine.png"):

@@ -16,7 +16,7 @@ from .data import VOID, Picture, to_network
 #: logits [1, C, H, W] and image uint8 [1, 3, H, W] -> labels [1, H, W]
 Method = Callable[[Tensor, Tensor], Tensor]
 
-TRIMAP_RADIUS = 4  # pixels to each side of a border between labels
+TRIMAP_RADIUS = 2  # pixels to each side of a border between labels, of pictures at half size
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ from .loops import Schedule, cross_entropy, train
 from .network import SmallNetwork
 
 CLASSES = 21
-PRESET = CRFParams.pydensecrf()
+#: pydensecrf's values, bandwidths of positions halved as the pictures are.
+PRESET = replace(CRFParams.pydensecrf(), gaussian_sxy=1.5, bilateral_sxy=40)
 #: What the search on the validation split tries first; one finer round follows.
 GRID = {
     "bilateral_weight": (2.0, 5.0, 10.0),
-    "bilateral_sxy": (25.0, 50.0, 80.0),
+    "bilateral_sxy": (12.0, 25.0, 40.0),
     "bilateral_srgb": (5.0, 10.0, 20.0),
 }
 
@@ -54,12 +55,12 @@ class Plan:
 
 
 FULL = Plan(
-    network=Schedule(epochs=20, rate=4e-3),
-    more=Schedule(epochs=4, rate=3e-4),
+    network=Schedule(epochs=16, rate=4e-3),
+    more=Schedule(epochs=5, rate=3e-4),
     layer_rates=(0.05, 0.01),
     fitted_on=20,
-    scribbles=Schedule(epochs=12, rate=4e-3),
-    loss_weight=1e-7,
+    scribbles=Schedule(epochs=10, rate=4e-3),
+    loss_weight=2e-6,
     limit=None,
 )
 #: Shows that everything runs, and nothing else.
@@ -99,7 +100,7 @@ def supervised(splits: Splits, plan: Plan, seed: int, say: Callable[[str], None]
     scores |= {f"{name}, trained longer": result for name, result in again.items()}
     say("trained longer")
 
-    layer = CRFasRNN.from_params(fitted, CLASSES)
+    layer = CRFasRNN.from_params(fitted, CLASSES).train()
     layer_rates = [(layer.weights, plan.layer_rates[0])]
     assert layer.compatibility is not None
     layer_rates.append((layer.compatibility, plan.layer_rates[1]))
@@ -134,8 +135,8 @@ def weakly_supervised(
     network = SmallNetwork(CLASSES)
     train(network, drawn, plan.scribbles, cross_entropy, seed)
     say("trained from scribbles")
-    # sigmas of rloss; positions in the proportion of these crops to its 513 pixels
-    crf_loss = DenseCRFLoss(plan.loss_weight, 15.0, 100.0 * 320 / 513)
+    # sigmas of rloss; that of positions in the proportion of these pictures to its 513 pixels
+    crf_loss = DenseCRFLoss(plan.loss_weight, 15.0, 100.0 * 160 / 513)
 
     def with_crf(logits: Tensor, image: Tensor, labels: Tensor) -> Tensor:
         partial = cross_entropy(logits, image, labels)

@@ -24,7 +24,7 @@ class Schedule:
     epochs: int
     rate: float
     batch: int = 8
-    crop: int = 144
+    crop: int = 112
 
 
 def cross_entropy(logits: Tensor, image: Tensor, labels: Tensor) -> Tensor:

@@ -112,4 +112,4 @@ def unrolled_mean_field(
         else:
             log_q = update(log_q, *used)
     result = log_q if output == "logits" else log_q.exp()
-    return result.transpose(1, 2)
+    return result.transpose(1, 2).contiguous()
