@@ -30,6 +30,20 @@ struct FilterArguments {
   bool adjoint;
 };
 
+struct FeatureGradientArguments {
+  Lattice lattice;
+  int64_t images;
+  int64_t channels;
+  const void* features;  // [batch of the lattice, N, d], what the lattice was built from
+  const void* values;    // [images, N, channels], as they were filtered
+  const void* gradient;  // [images, N, channels], of the filter's result
+  // [batch of the lattice, N, d], summed over the images that one lattice serves; NaN for points
+  // that lie elsewhere in the lattice than their features do
+  void* result;
+  Normalization normalization;
+  bool adjoint;
+};
+
 // A pairwise kernel of the mean field.
 struct Kernel {
   Lattice lattice;
@@ -84,6 +98,8 @@ struct MeanFieldGradientArguments {
 };
 
 void filter(Scalar scalar, const FilterArguments& arguments, const Context& context);
+void feature_gradient(Scalar scalar, const FeatureGradientArguments& arguments,
+                      const Context& context);
 void mean_field(Scalar scalar, const MeanFieldArguments& arguments, const Context& context);
 void mean_field_gradient(Scalar scalar, const MeanFieldGradientArguments& arguments,
                          const Context& context);

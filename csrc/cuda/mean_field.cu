@@ -4,6 +4,7 @@
 //   Q <- softmax(logits);  repeat: Q <- softmax(logits - sum_k C_k(F_k(Q)))
 #include <vector>
 
+#include "channels.h"
 #include "fused_pass.h"
 #include "lattice_pass.h"
 #include "update.h"
@@ -11,8 +12,6 @@
 namespace densecrf::cuda {
 
 namespace {
-
-constexpr int kWidest = 32;  // labels that go through the lattices at a time
 
 // One block; before the first iteration: nothing has stopped.
 __global__ void __launch_bounds__(kTile, kResident)

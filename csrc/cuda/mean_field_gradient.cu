@@ -2,6 +2,7 @@
 // iteration by iteration, with the adjoint filter.
 #include <vector>
 
+#include "channels.h"
 #include "gradient.h"
 #include "lattice_pass.h"
 #include "update.h"
@@ -10,7 +11,6 @@ namespace densecrf::cuda {
 
 namespace {
 
-constexpr int kWidest = 32;  // labels that go through the lattices at a time
 constexpr int64_t kSumBlocks =
     256;  // of the sums over all points: their order is part of the result
 

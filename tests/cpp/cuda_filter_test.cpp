@@ -115,6 +115,75 @@ void failed_lattices_give_nan() {
   }
 }
 
+// The gradient with respect to features against the CPU backend's.
+template <typename T>
+void compare_gradient(const Scene<T>& scene, int64_t images, int64_t channels, Normalization mode,
+                      bool adjoint, const std::string& what) {
+  const CudaLattice<T> lattice = cuda_lattice(scene, 40);
+  const std::vector<Lattice<T>> lattices = cpu_lattices(scene);
+  const int64_t each = scene.points() * channels, point_values = scene.points() * scene.d;
+  const auto values = noise<T>(images * each, -1.0, 1.0, 5);
+  const auto gradient = noise<T>(images * each, -1.0, 1.0, 6);
+  std::vector<T> expected(scene.features.size());
+  for (int64_t b = 0; b < images; ++b) {
+    const int64_t at = scene.batch == 1 ? 0 : b;
+    const auto features = scene.of_image(scene.features, at);
+    with_team(1, [&](const cpu::Executor& executor) {
+      const bool same = cpu::backend().feature_gradient(
+          kScalar<T>,
+          {lattices[at].sections(), source_of(features, scene.d), values.data() + b * each,
+           gradient.data() + b * each, expected.data() + at * point_values, channels,
+           static_cast<cpu::Normalization>(mode), adjoint, at != b},
+          executor);
+      require(same, what, ": the CPU backend does not know its features");
+    });
+  }
+  std::vector<T> first;
+  under_all_schedules([&] {
+    Memory memory;
+    std::vector<T> found(expected.size(), T(7));
+    cuda::feature_gradient(kCudaScalar<T>,
+                           {lattice.given(), images, channels, scene.features.data(), values.data(),
+                            gradient.data(), found.data(), mode, adjoint},
+                           memory.context());
+    require_near(found, expected, 5 * kTolerance<T>, what);
+    if (first.empty()) first = found;
+    require(found == first, what, ": another schedule, another result");
+  });
+}
+
+template <typename T>
+void gradients_of_features() {
+  for (const Normalization mode : kNormalizations) {
+    for (const bool adjoint : {false, true}) {
+      compare_gradient(picture<T>({17, 21}, 5, 5.0, 2, 2), 2, 3, mode, adjoint,
+                       text("normalisation ", static_cast<int>(mode), adjoint ? ", adjoint" : ""));
+    }
+  }
+  const auto symmetric = Normalization::kSymmetric;
+  for (const int d : {1, 2, 3, 4, 6, 9}) {
+    compare_gradient(picture<T>({300}, d, 40.0, 3), 1, 2, symmetric, false, text(d, " dimensions"));
+  }
+  compare_gradient(picture<T>({12, 13}, 5, 5.0, 2), 1, 40, symmetric, false, "40 channels");
+  compare_gradient(picture<T>({12, 13}, 5, 5.0, 2), 3, 2, symmetric, false, "one lattice for all");
+}
+
+void gradients_of_other_features_are_nan() {
+  const Scene<float> scene = picture<float>({10, 12}, 5, 4.0, 4);
+  const CudaLattice<float> lattice = cuda_lattice(scene);
+  const auto values = noise<float>(scene.points(), -1.0, 1.0, 6);
+  std::vector<float> features = scene.features, found(features.size());
+  features[0] += 0.01f;
+  Memory memory;
+  cuda::feature_gradient(kCudaScalar<float>,
+                         {lattice.given(), 1, 1, features.data(), values.data(), values.data(),
+                          found.data(), Normalization::kSymmetric, false},
+                         memory.context());
+  for (size_t i = 0; i < found.size(); ++i) {
+    require(std::isnan(found[i]) == (i < 5), "gradient ", i, " is ", found[i]);
+  }
+}
+
 int run_all() {
   int failures = 0;
   const auto test = [&](const char* sentence, void (*body)()) {
@@ -128,6 +197,10 @@ int run_all() {
   test("hard inputs, float64", hard_inputs<double>);
   test("images of a batch do not know of each other, float32", batches<float>);
   test("images of a batch do not know of each other, float64", batches<double>);
+  test("gradients of features are the CPU's, float32", gradients_of_features<float>);
+  test("gradients of features are the CPU's, float64", gradients_of_features<double>);
+  test("gradients of features the lattice does not have are NaN",
+       gradients_of_other_features_are_nan);
   test("lattices that failed give NaN", failed_lattices_give_nan);
   return failures;
 }
