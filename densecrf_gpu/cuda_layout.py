@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-_TILE = 256
+POINTS_PER_TILE = 256
 _ALIGN = 16
 
 
@@ -37,7 +37,7 @@ def lattice_shapes(
     capacity = _up(batch * capacity, 16)
     tile_rows = _up(batch * points * per_point, 16)
     tiles = batch * tile_count(grid)
-    incidences = tiles * per_point * _TILE
+    incidences = tiles * per_point * POINTS_PER_TILE
     points_bytes = _bytes(
         (incidences, 4), (incidences, scalar_size), (incidences, 2), (tiles + 1, 4),
         (tile_rows, 2), (tile_rows, 4),

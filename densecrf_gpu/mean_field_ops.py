@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import backends as _backends  # noqa: F401  (loads the libraries that define the operators)
 from . import mean_field_composite
+from .cuda_layout import POINTS_PER_TILE, tile_count
 from .registration import (
     computes_in_float32,
     declare_not_differentiable,
@@ -161,6 +162,11 @@ def _(
         blocks = (points_per_image + _POINTS_PER_BLOCK - 1) // _POINTS_PER_BLOCK
         stride = _label_stride(classes, logits.dtype)
         states = (batch, iterations, blocks * _POINTS_PER_BLOCK, stride)
+    elif logits.device.type == "cuda":
+        grid = points[0].shape[1:-1] if points else (points_per_image,)
+        chunk = 16 // logits.element_size()  # rows are loaded 16 bytes at a time
+        stride = (classes + chunk - 1) // chunk * chunk
+        states = (iterations, batch, tile_count(grid), POINTS_PER_TILE, stride)
     return logits.new_empty((batch, classes, points_per_image)), logits.new_empty(states)
 
 
