@@ -119,9 +119,12 @@ def _measure_batches(
             "times": None,
         }
         if entry["error"] is None:
+            moved = batch * iteration_bytes(case, vertices)
             try:
-                times = _time(case, batch, settings, clock)
-                moved = batch * iteration_bytes(case, vertices)
+                times = _time_within_memory(case, batch, vertices["bilateral"], settings, clock)
+            except torch.cuda.OutOfMemoryError as error:
+                entry["error"] = f"out of memory: {str(error).splitlines()[0]}"
+            else:
                 rate = moved / times["iteration_ms"] / 1e6
                 entry["times"] = {
                     **times,
@@ -129,9 +132,6 @@ def _measure_batches(
                     "achieved_gb_s": rate,
                     "share_of_copy": rate / copy_gb_s,
                 }
-            except torch.cuda.OutOfMemoryError as error:
-                entry["error"] = f"out of memory: {str(error).splitlines()[0]}"
-                torch.cuda.empty_cache()
         sys.stderr.write(f"{gpu_report.line(entry)}\n")
         sys.stderr.flush()
         measured.append(entry)
@@ -160,24 +160,42 @@ def inputs(case: Case, batch: int, device: torch.device) -> tuple[Tensor, Tensor
     )
 
 
-def _time(case: Case, batch: int, settings: Settings, clock: Clock) -> dict[str, Any]:
+def _time_within_memory(
+    case: Case, batch: int, vertices: int, settings: Settings, clock: Clock
+) -> dict[str, Any]:
+    """Without a bound on the vertices or, where the memory for that is not there, with one."""
+    try:
+        return {"max_vertices": None, **_time(case, batch, settings, clock, {})}
+    except torch.cuda.OutOfMemoryError:
+        clear_cache()
+        torch.cuda.empty_cache()
+    bound = vertices + vertices // 4
+    return {"max_vertices": bound, **_time(case, batch, settings, clock, {"max_vertices": bound})}
+
+
+def _time(
+    case: Case, batch: int, settings: Settings, clock: Clock, bound: dict[str, int]
+) -> dict[str, Any]:
     """The whole call alone, queued and as a graph; then its parts."""
     logits, image = inputs(case, batch, clock.device)
     params, runs = _params(case), settings.repeats_for(case.size)
+    given: dict[str, Any] = {**bound}
     size, sigmas = (case.size.height, case.size.width), (case.params.gaussian_sxy,) * 2
 
     def whole() -> Tensor:
-        return crf_refine(logits, image, params, iterations=settings.iterations, output="labels")
+        return crf_refine(
+            logits, image, params, iterations=settings.iterations, output="labels", **given
+        )
 
     def bilateral() -> Tensor:
         spatial, colour = [case.params.bilateral_sxy] * 2, [case.params.bilateral_srgb] * 3
-        return ops.build_image_lattice(image, size, spatial, colour).vertices
+        return ops.build_image_lattice(image, size, spatial, colour, **given).vertices
 
     def spatial() -> Tensor:
         clear_cache()
         return spatial_lattice(size, sigmas, torch.float32, clock.device).vertices
 
-    crf = DenseCRF(logits, params.kernels(), image)
+    crf = DenseCRF(logits, params.kernels(), image, **given)
 
     def iterate(count: int) -> Call:
         return lambda: crf.inference(count, output="labels")

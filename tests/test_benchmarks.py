@@ -15,7 +15,7 @@ import torch
 pytest.importorskip("densecrf_gpu")
 pytest.importorskip("matplotlib")
 
-from benchmarks import readme
+from benchmarks import gpu_report, readme
 from benchmarks.cases import PARAMS, Size, coarse_logits, photographs
 from benchmarks.timing import Contender, Lap, interleave, paired_ratio, summarise
 
@@ -92,6 +92,88 @@ def test_memory_run(tmp_path: Path) -> None:
     cases = read_only_json(tmp_path)["cases"]
     assert [case["output"] for case in cases] == ["labels", "probabilities"]
     assert all(case["memory"]["peak_bytes"] > 0 for case in cases)
+
+
+def test_rehearsal_of_the_gpu_measurement_runs_on_the_cpu_and_says_so(tmp_path: Path) -> None:
+    result = run_benchmarks(
+        "crf", "--device", "cuda", "--rehearse", "--params", "80/13", "--batches", "1,2",
+        "--output", str(tmp_path),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "rehearsed on the CPU" in result.stdout
+    document = read_only_json(tmp_path)
+    assert (document["device"], document["quick"]) == ("rehearsal", True)
+    assert [case["batch"] for case in document["cases"]] == [1, 2]
+    for case in document["cases"]:
+        assert case["agreement"]["labels_cpu"] == 1.0
+        assert case["agreement"]["fault"] is None
+        assert case["times"]["latency"]["median_ms"] > 0
+        assert case["times"]["iteration_bytes"] > 0
+    assert len(list(tmp_path.glob("*.png"))) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpu_measurement_without_a_gpu_is_refused() -> None:
+    result = run_benchmarks("crf", "--device", "cuda")
+    assert result.returncode == 1
+    assert "torch sees no CUDA device" in result.stderr
+
+
+def test_options_of_the_other_device_are_refused() -> None:
+    assert "of --device cpu" in run_benchmarks("crf", "--device", "cuda", "--cold").stderr
+    assert "of --device cuda" in run_benchmarks("crf", "--rehearse").stderr
+
+
+def gpu_results() -> dict[str, Any]:
+    """A document as a full run on a GPU leaves it."""
+    about = {"name": "Some GPU", "driver": "1.2.3"}
+    case = {
+        "picture": "coffee",
+        "size": {"width": 100, "height": 50, "classes": 4},
+        "params": {"bilateral_sxy": 80.0, "bilateral_srgb": 13.0},
+        "batch": 4,
+        "vertices": {"bilateral": 1000, "spatial": 900},
+        "peers": {"densecrf_gpu_cpu_ms": 20.0, "cpu_threads": 16, "pydensecrf2_ms": 300.0},
+        "error": None,
+        "times": {
+            "latency": {"median_ms": 8.0},
+            "queued": {"median_ms": 6.0},
+            "build_bilateral": {"median_ms": 2.0},
+            "iteration_ms": 0.4,
+            "peak_bytes": 5 << 20,
+        },
+    }
+    return {
+        "benchmark": "crf",
+        "quick": False,
+        "device": "cuda",
+        "iterations": 10,
+        "copy_gb_s": 3000.0,
+        "machine": {
+            "gpu": about,
+            "versions": {"torch": "2.11.0"},
+            "date": "2026-01-05T03:04:05+00:00",
+            "commit": "fedcba",
+        },
+        "cases": [case, {**case, "error": "out of memory", "times": None}],
+    }
+
+
+def test_readme_says_that_gpu_results_are_pending_until_there_are_some(tmp_path: Path) -> None:
+    crf, _ = full_results()
+    (tmp_path / "crf-cpu-2026-01-02.json").write_text(json.dumps(crf))
+    assert gpu_report.PENDING in readme.section(tmp_path)
+    document = gpu_results()
+    (tmp_path / "crf-rehearsal-2026-01-06-quick.json").write_text(
+        json.dumps({**document, "device": "rehearsal", "quick": True})
+    )
+    assert gpu_report.PENDING in readme.section(tmp_path)
+    (tmp_path / "crf-cuda-2026-01-05.json").write_text(json.dumps(document))
+    section = readme.section(tmp_path)
+    assert "pending" not in section
+    for part in ("Some GPU", "driver 1.2.3", "2 ms", "1.5 ms", "0.5 ms", "0.1 ms", "5 MiB",
+                 "16 threads", "3000 GB/s", "80 ms", "fedcba"):  # fmt: skip
+        assert part in section
 
 
 def test_unknown_size_is_refused_with_an_example() -> None:
