@@ -39,14 +39,28 @@ if not _load("_C"):
 CUDA_BUILT: bool = torch.version.cuda is not None and _load("_CUDA")
 
 
+def _has_gpu() -> bool:
+    # Asking for devices takes a while; where torch is at work on one, there is one.
+    initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return initialized or torch.cuda.is_available()
+
+
 def require_backend(device: torch.device) -> None:
     """Raises unless the operators can run on ``device``.
 
     Raises:
-        RuntimeError: there is no kernel for ``device``; the text says how to get one.
+        RuntimeError: there is no kernel for ``device``, or nothing to run it on; the text says how
+            to get one.
     """
-    if device.type == "cpu" or (device.type == "cuda" and CUDA_BUILT):
+    if device.type == "cpu":
         return
+    if device.type == "cuda" and CUDA_BUILT:
+        if torch.compiler.is_compiling() or _has_gpu():
+            return
+        raise RuntimeError(
+            f"the tensors are on {device}, but torch {torch.__version__} finds no GPU with a "
+            "driver for it: move them to the CPU, or see what nvidia-smi says"
+        )
     if device.type == "cuda":
         raise RuntimeError(
             f"the tensors are on {device}, but this {__package__} was built without its CUDA "

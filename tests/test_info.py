@@ -41,6 +41,52 @@ def test_cuda_tensors_without_cuda_backend_are_refused_with_the_cure() -> None:
         backends.require_backend(torch.device("cuda", 0))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_backend_without_a_driver_says_so_at_the_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backends, "CUDA_BUILT", True)
+    with pytest.raises(RuntimeError, match=r"on cuda:0, but torch .* finds no GPU with a driver"):
+        backends.require_backend(torch.device("cuda", 0))
+
+
+LOOKED_FOR = """
+import sys, torch
+torch.version.cuda = {cuda!r}
+looked_for = []
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("densecrf_gpu._"):
+            looked_for.append(name)
+        if name == "densecrf_gpu._CUDA":
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Watch())
+import densecrf_gpu
+print(*looked_for, densecrf_gpu.backends.CUDA_BUILT)
+"""
+
+
+@pytest.mark.parametrize(
+    ("cuda", "expected"),
+    [(None, "densecrf_gpu._C False"), ("13.0", "densecrf_gpu._C densecrf_gpu._CUDA False")],
+)
+def test_the_cuda_library_is_loaded_on_a_cuda_torch_alone(cuda: str | None, expected: str) -> None:
+    command = [sys.executable, "-c", LOOKED_FOR.format(cuda=cuda)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected
+
+
+def test_a_cuda_library_that_does_not_load_says_for_which_torch_to_build_it() -> None:
+    code = LOOKED_FOR.format(cuda="13.0").replace(
+        'raise ModuleNotFoundError(f"No module named {name!r}", name=name)',
+        'raise ImportError("libtorch_cuda.so: cannot open shared object file")',
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "densecrf_gpu._CUDA exists but does not load under torch" in done.stderr
+    assert "libtorch_cuda.so" in done.stderr
+
+
 def test_other_devices_are_refused() -> None:
     with pytest.raises(RuntimeError, match="cpu or cuda, found mps"):
         backends.require_backend(torch.device("mps"))
