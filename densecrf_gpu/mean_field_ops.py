@@ -21,6 +21,7 @@ from .registration import (
     records_gradients,
     refuse_vmap,
     register_fake,
+    reports_lack_of_memory,
 )
 
 OUTPUTS = ("probabilities", "logits", "labels")
@@ -28,6 +29,7 @@ OUTPUTS = ("probabilities", "logits", "labels")
 _POINTS_PER_BLOCK = 64  # the CPU's states hold whole blocks of points
 
 
+@reports_lack_of_memory
 def mean_field(
     logits: Tensor,
     points: Sequence[Tensor],
@@ -114,6 +116,7 @@ def _(
     return logits.new_empty((batch, classes, points_per_image))
 
 
+@reports_lack_of_memory
 def mean_field_train(
     logits: Tensor,
     points: Sequence[Tensor],
@@ -206,6 +209,7 @@ def _train_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.save_for_backward(logits, result, states, *points, *vertices, *compatibilities)
 
 
+@reports_lack_of_memory
 def _train_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
     logits, result, states, *lists = ctx.saved_tensors
     points, vertices = lists[: ctx.kernels], lists[ctx.kernels : 2 * ctx.kernels]

@@ -29,6 +29,7 @@ from .registration import (
     declare_once_differentiable,
     refuse_vmap,
     register_fake,
+    reports_lack_of_memory,
 )
 from .registration import refuse_gradients as refuse_gradients
 
@@ -48,6 +49,7 @@ class LatticeData(NamedTuple):
 EXACT = -1
 
 
+@reports_lack_of_memory
 def build_lattice(
     features: Tensor, grid: Sequence[int] = (), max_vertices: int | None = None
 ) -> LatticeData:
@@ -74,6 +76,7 @@ def _(
     )
 
 
+@reports_lack_of_memory
 def build_image_lattice(
     image: Tensor | None,
     size: Sequence[int],
@@ -159,6 +162,7 @@ def _(vertices: Tensor) -> Tensor:
     return vertices.new_empty((batch,), dtype=torch.int64)
 
 
+@reports_lack_of_memory
 def lattice_filter(
     lattice: LatticeData,
     values: Tensor,
@@ -251,6 +255,7 @@ def _filter_vmap(
 torch.library.register_vmap("densecrf_gpu::lattice_filter", _filter_vmap)
 
 
+@reports_lack_of_memory
 def lattice_filter_grad_features(
     lattice: LatticeData,
     features: Tensor,

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
+
+# What csrc/torch/cuda_call.h says where torch had no memory for it.
+_NO_MEMORY = "CUDA out of memory"
 
 
 def register_fake(name: str) -> Callable[[_Function], _Function]:
@@ -31,6 +37,29 @@ def refuse_vmap(name: str, instead: str) -> None:
         raise NotImplementedError(f"densecrf_gpu::{name} cannot be vmapped: {instead}")
 
     torch.library.register_vmap(f"densecrf_gpu::{name}", refuse)
+
+
+def reports_lack_of_memory(
+    function: Callable[_Parameters, _Result],
+) -> Callable[_Parameters, _Result]:
+    """Makes a call that finds no memory on the GPU raise ``torch.cuda.OutOfMemoryError``.
+
+    An operator behind the stable ABI can raise RuntimeError alone.
+    """
+
+    @functools.wraps(function)
+    def call(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
+        if torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        except RuntimeError as error:
+            text = str(error)
+            if isinstance(error, torch.OutOfMemoryError) or _NO_MEMORY not in text:
+                raise
+            raise torch.OutOfMemoryError(text) from error
+
+    return call
 
 
 def records_gradients(*tensors: Tensor) -> bool:

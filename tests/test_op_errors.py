@@ -11,6 +11,8 @@ from operators import infer, ops
 from problems import random_image, random_logits, random_points, random_values
 from torch import Tensor
 
+from densecrf_gpu import ops as typed_ops
+
 BAD_FEATURES = {
     "two axes": lambda: torch.zeros(5, 3),
     "four axes": lambda: torch.zeros(1, 5, 3, 1),
@@ -199,3 +201,42 @@ def test_tensors_on_different_devices_are_refused() -> None:
         run(here, logits=random_logits(4, 30).to(there))
     with pytest.raises((ValueError, RuntimeError), match="device"):
         run(there, compatibilities=[torch.ones(1)])
+
+
+@pytest.mark.parametrize("name", ["build_lattice", "lattice_filter", "mean_field"])
+def test_lack_of_memory_on_a_gpu_is_torchs_own_error(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operator, behind the stable ABI, can raise RuntimeError alone."""
+
+    class FullGpu:
+        @staticmethod
+        def default(*_: object) -> None:
+            raise RuntimeError("CUDA out of memory: no room on device 0 for a tensor")
+
+    points, values = random_points(9, 2), random_values(9, 2)
+    lattice = typed_ops.build_lattice(points)
+    calls = {
+        "build_lattice": lambda: typed_ops.build_lattice(points),
+        "lattice_filter": lambda: typed_ops.lattice_filter(lattice, values, "none", False),
+        "mean_field": lambda: typed_ops.mean_field(
+            random_logits(2, 9),
+            [lattice.points],
+            [lattice.vertices],
+            [torch.ones(1)],
+            ["none"],
+            1,
+            0.0,
+            0.0,
+            "labels",
+        ),
+    }
+    monkeypatch.setattr(torch.ops.densecrf_gpu, name, FullGpu)
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="no room on device 0"):
+        calls[name]()
+
+
+def test_other_errors_of_an_operator_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        typed_ops.build_lattice(torch.zeros(3))
+    assert not isinstance(caught.value, torch.cuda.OutOfMemoryError)

@@ -9,6 +9,8 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <exception>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -48,8 +50,19 @@ class CudaCall {
   CudaCall& operator=(const CudaCall&) = delete;
 
   [[nodiscard]] cuda::Stream stream() const { return stream_; }
+  // The stable ABI says that a call of torch failed, not why. Memory for a tensor of a legal shape
+  // fails for want of it alone; densecrf_gpu/registration.py turns these words into torch's error.
   [[nodiscard]] Tensor empty(const std::vector<int64_t>& shape, ScalarType type) const {
-    return torch::stable::new_empty(like_, shape, type);
+    try {
+      return torch::stable::new_empty(like_, shape, type);
+    } catch (const std::exception&) {
+      std::string text = "CUDA out of memory: no room on device " +
+                         std::to_string(like_.get_device_index()) + " for a tensor of shape [";
+      for (size_t i = 0; i < shape.size(); ++i)
+        text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
+      throw std::runtime_error(text + "], " + torch::headeronly::toString(type) +
+                               "; max_vertices bounds the memory of a lattice");
+    }
   }
   [[nodiscard]] cuda::Context context() {
     return {stream_,
