@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks {crf,memory,training,readme}``."""
+"""The command line: ``python -m benchmarks {crf,memory,gradients,training,readme}``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import crf, footprint, gpu, machine, readme, report
+from . import crf, footprint, gpu, gradients, machine, readme, report
 from .cases import PARAMS, ROOT, Params, Size, photographs
 
 SIZES = ("500x375x21", "2048x1024x19")
 QUICK_SIZES = ("160x120x5",)
 CUDA_SIZES = (*SIZES, "320x240x2")
 MEMORY_SIZES = ("250x188x21", "500x375x2", "500x375x21", "500x375x64", "1000x750x21")
+GRADIENT_SIZES = ("500x375x21",)
 COARSE_AND_FINE = ("80/13", "67/3")
 
 
@@ -66,6 +67,12 @@ def _parser() -> argparse.ArgumentParser:
     training_.add_argument(
         "--output", type=Path, metavar="DIR", help="for results (default: benchmarks/results)"
     )
+
+    backward = commands.add_parser("gradients", help="backward against forward, and its memory")
+    backward.set_defaults(run=_gradients)
+    _common(backward, GRADIENT_SIZES)
+    backward.add_argument("--threads", type=_positive, help="default: all cores")
+    backward.add_argument("--repeats", type=_positive, help="default: 7, --quick 2")
 
     tables = commands.add_parser("readme", help="rewrite the measured tables of README.md")
     tables.set_defaults(run=_readme)
@@ -166,6 +173,21 @@ def _training(arguments: argparse.Namespace) -> None:
 
     seeds = arguments.seeds[:1] if arguments.quick else arguments.seeds
     run.run(seeds, _output(arguments), arguments.quick)
+
+
+def _gradients(arguments: argparse.Namespace) -> None:
+    quick: bool = arguments.quick
+    defaults = QUICK_SIZES if quick else GRADIENT_SIZES
+    names = arguments.params or COARSE_AND_FINE
+    gradients.run(
+        arguments.sizes or [Size.parse(text) for text in defaults],
+        [PARAMS[name] for name in names],
+        arguments.threads or machine.cores(),
+        arguments.iterations,
+        arguments.repeats or (2 if quick else 7),
+        _output(arguments),
+        quick,
+    )
 
 
 def _readme(arguments: argparse.Namespace) -> None:

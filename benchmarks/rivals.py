@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ Output = Literal["labels", "probabilities"]
 Implementation = Callable[[Case, Output], torch.Tensor]
 
 OURS = "densecrf_gpu"
+TRAINING = "densecrf_gpu, training step"
 RIVAL = "pydensecrf2"
 
 
@@ -55,7 +57,19 @@ def run_pydensecrf2(case: Case, output: Output) -> torch.Tensor:
     return torch.from_numpy(q).view(size.classes, size.height, size.width)
 
 
-IMPLEMENTATIONS: dict[str, Implementation] = {OURS: run_densecrf_gpu, RIVAL: run_pydensecrf2}
+def run_training_step(case: Case, output: Output) -> torch.Tensor:
+    """Forward and backward of `crf_refine`: the gradient of the logits, [C, H, W]."""
+    logits = case.logits.detach().requires_grad_()
+    result = run_densecrf_gpu(replace(case, logits=logits), output)
+    (gradient,) = torch.autograd.grad(result.square().sum(), logits)
+    return gradient
+
+
+IMPLEMENTATIONS: dict[str, Implementation] = {
+    OURS: run_densecrf_gpu,
+    TRAINING: run_training_step,
+    RIVAL: run_pydensecrf2,
+}
 
 
 def forget_spatial_lattices() -> None:

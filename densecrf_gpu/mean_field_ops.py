@@ -204,16 +204,22 @@ def _train_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     logits, points, vertices, compatibilities, normalizations, _, damping, form = inputs
     result, states = output
     ctx.mark_non_differentiable(states)
+    ctx.set_materialize_grads(False)  # else backward is handed zeros as large as the states
     ctx.kernels, ctx.normalizations = len(points), normalizations
     ctx.damping, ctx.form = damping, form
     ctx.save_for_backward(logits, result, states, *points, *vertices, *compatibilities)
 
 
 @reports_lack_of_memory
-def _train_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
+def _train_backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Any, ...]:
     logits, result, states, *lists = ctx.saved_tensors
     points, vertices = lists[: ctx.kernels], lists[ctx.kernels : 2 * ctx.kernels]
     compatibilities = lists[2 * ctx.kernels :]
+    none = [None] * ctx.kernels
+    # torch takes an empty list of anything for one of tensors.
+    modes: list[None] | None = None if ctx.kernels else []
+    if grad is None:
+        return None, none, none, [None] * len(compatibilities), modes, None, None, None
     grad_logits, grad_compatibilities = torch.ops.densecrf_gpu.mean_field_backward.default(
         grad,
         logits,
@@ -226,9 +232,6 @@ def _train_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
         ctx.damping,
         ctx.form,
     )
-    none = [None] * ctx.kernels
-    # torch takes an empty list of anything for one of tensors.
-    modes: list[None] | None = None if ctx.kernels else []
     return grad_logits, none, none, grad_compatibilities, modes, None, None, None
 
 

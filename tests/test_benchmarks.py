@@ -176,6 +176,16 @@ def test_readme_says_that_gpu_results_are_pending_until_there_are_some(tmp_path:
         assert part in section
 
 
+def test_gradients_run(tmp_path: Path) -> None:
+    result = run_benchmarks("gradients", "--quick", "--params", "80/13", "--output", str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert "backward/inference" in result.stdout
+    (case,) = read_only_json(tmp_path)["cases"]
+    assert list(case["times"]) == ["number, symmetric", "matrix, after"]
+    assert all(times["backward_ms"] > 0 for times in case["times"].values())
+    assert case["memory"]["step"]["peak_bytes"] > 0
+
+
 def test_unknown_size_is_refused_with_an_example() -> None:
     result = run_benchmarks("crf", "--sizes", "500x375")
     assert result.returncode == 2
