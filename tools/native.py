@@ -48,7 +48,7 @@ OTHER_TIERS: dict[str, list[str]] = {"baseline": []}
 
 # Files of the backend in which a*b+c may be one operation; elsewhere it could move a point to
 # another vertex of the lattice.
-CONTRACTED = {"filter.cpp", "mean_field.cpp", "mean_field_gradient.cpp"}
+CONTRACTED = {"feature_gradient.cpp", "filter.cpp", "mean_field.cpp", "mean_field_gradient.cpp"}
 
 
 # The lines in which nvcc -Xptxas=-v tells what kernels take; tools/cuda_resources.py reads them.

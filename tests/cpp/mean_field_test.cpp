@@ -5,7 +5,7 @@
 #include <cstdio>
 #include <string>
 
-#include "problems.h"
+#include "mean_field_problems.h"
 #include "reference.h"
 #include "tiers.h"
 
@@ -13,43 +13,8 @@ namespace densecrf::testing {
 
 namespace {
 
-using cpu::Backend;
-using cpu::Compatibility;
-using cpu::Normalization;
-using cpu::Output;
-
 template <typename T>
 constexpr double kTolerance = sizeof(T) == 4 ? 1e-4 : 1e-11;
-
-// One kernel: features [points, d], how many threads build its lattice, and what it is used for.
-template <typename T>
-struct KernelSpec {
-  int d;
-  std::vector<T> features;
-  int threads;
-  Normalization normalization;
-  Compatibility compatibility;
-  std::vector<T> weights;
-};
-
-template <typename T>
-struct Problem {
-  int64_t classes;
-  std::vector<T> logits;  // [classes, points]
-  std::vector<KernelSpec<T>> kernels;
-  int64_t iterations = 2;
-  double damping = 0.0;
-  double tolerance = 0.0;
-};
-
-template <typename T>
-std::vector<Lattice<T>> lattices_of(const Backend& backend, const Problem<T>& problem) {
-  std::vector<Lattice<T>> lattices;
-  for (const KernelSpec<T>& k : problem.kernels) {
-    lattices.push_back(build(backend, k.features, k.d, k.threads));
-  }
-  return lattices;
-}
 
 template <typename T, typename Result = T>
 std::vector<Result> infer(const Backend& backend, const Problem<T>& problem,
@@ -68,7 +33,7 @@ std::vector<Result> infer(const Backend& backend, const Problem<T>& problem,
     backend.mean_field(kScalar<T>,
                        {points, problem.classes, problem.logits.data(), kernels.data(),
                         static_cast<int>(kernels.size()), problem.iterations, problem.damping,
-                        problem.tolerance, output, result.data()},
+                        problem.tolerance, output, result.data(), nullptr, nullptr},
                        executor);
   });
   return result;
@@ -117,27 +82,6 @@ void compare_with_reference(const Backend& backend, const Problem<T>& problem, i
     require(expected[static_cast<size_t>(labels[p]) * points + p] >= highest - 2 * kTolerance<T>,
             what, ": point ", p, " has label ", labels[p], ", which is not the likeliest");
   }
-}
-
-// The image CRF: a kernel of positions, one of positions and colours.
-template <typename T>
-Problem<T> image_crf(int64_t points, int64_t classes, Normalization mode, int threads = 1) {
-  Problem<T> problem;
-  problem.classes = classes;
-  problem.logits = noise<T>(classes * points, -3.0, 3.0, 1);
-  problem.kernels.push_back({2,
-                             smooth_features<T>(points, 2, 2),
-                             threads,
-                             mode,
-                             Compatibility::kPotts,
-                             {static_cast<T>(1.5)}});
-  problem.kernels.push_back({5,
-                             smooth_features<T>(points, 5, 3),
-                             threads,
-                             mode,
-                             Compatibility::kPotts,
-                             {static_cast<T>(2.5)}});
-  return problem;
 }
 
 constexpr int64_t kClasses[] = {1, 2, 3, 4, 5, 8, 9, 16, 21, 24, 25, 32, 33, 60};

@@ -1,5 +1,6 @@
 // The derivative of <gradient, filter(values)> with respect to the features. Compiled once per
-// instruction set, without contraction of a*b+c: points must land where the lattice has them.
+// instruction set, with contraction of a*b+c, as every file must be that shares templates of
+// arithmetic with the filter; the embedding's part is in simplex_gradient.cpp.
 //
 // With the splat S, the blurs B and the factors s, t of the normalisation, the filter is
 // y = alpha s S'BS t v. Weights w_pr of point p and its vertex r are the entries of S, and linear
@@ -10,7 +11,6 @@
 // and the normaliser n = alpha S'B S 1 adds, with m_p = alpha dL/dn_p,
 //
 //   dL/dw_pr += m_p (B S 1)_r + (B' S m)_r.
-#include "../band.h"
 #include "../blur.h"
 #include "../memory.h"
 #include "../tile.h"
@@ -21,10 +21,12 @@ namespace densecrf::inline DENSECRF_ISA {
 namespace {
 
 // Numbers of the workspace's buffers.
-enum : size_t { kFactors, kPointSums, kForwardRows, kBackwardRows, kWeights, kTables, kScratch };
+enum : size_t { kFactors, kPointSums, kForwardRows, kBackwardRows, kWeights };
 
 template <typename T>
 class FeatureGradient {
+  static constexpr auto kScalar = sizeof(T) == 4 ? cpu::Scalar::kFloat32 : cpu::Scalar::kFloat64;
+
  public:
   FeatureGradient(const cpu::FeatureGradientArguments& arguments, const cpu::Executor& executor)
       : arguments_(arguments),
@@ -55,7 +57,7 @@ class FeatureGradient {
       add_channels<kWidth>(first, count);
     });
     if (mode_ != cpu::Normalization::kNone) add_normalizer();
-    return to_features();
+    return simplex_gradient(kScalar, arguments_, weight_gradient_, executor_);
   }
 
  private:
@@ -118,91 +120,22 @@ class FeatureGradient {
     // The factors have been used; splat_tile wants one.
     const auto padded = static_cast<size_t>(groups_of(lattice_.points)) * kGroup;
     for (size_t p = 0; p < padded; ++p) before_[p] = T(1);
-    splat_tile<T, 1>(lattice_, sums_, 1, 1, before_, backward_, executor_);
+    constexpr int kWidth = 4;
+    splat_tile<T, kWidth>(lattice_, sums_, 1, 1, before_, backward_, executor_);
     // Ones are filtered forward, whichever way the values went.
-    blur<T, 1>(lattice_, backward_, 1, true, executor_);
+    blur<T, kWidth>(lattice_, backward_, kWidth, true, executor_);
     parallel(executor_, lattice_.bands, [&](int band) {
-      const T* backward = backward_ + lattice_.row_base[band];
+      const T* backward = backward_ + lattice_.row_base[band] * kWidth;
       const T* ones = lattice_.ones + lattice_.row_base[band];
       for_band_points(lattice_, band, [&](int64_t p) {
         const int64_t record = record_of(p, vertices_);
         for (int r = 0; r < vertices_; ++r) {
           const int64_t entry = record + r * kGroup;
-          weight_gradient_[entry] +=
-              sums_[p] * ones[lattice_.row[entry]] + backward[lattice_.row[entry]];
+          weight_gradient_[entry] += sums_[p] * ones[lattice_.row[entry]] +
+                                     backward[lattice_.row[entry] * int64_t{kWidth}];
         }
       });
     });
-  }
-
-  // From the weights to the features, through the embedding (see embed_point). False if the
-  // features are not those of the lattice.
-  bool to_features() {
-    const cpu::FeatureSource& source = arguments_.features;
-    const int d = source.dimensions;
-    const ScaledFeatures<T> features(source, workspace_.buffer(kTables));
-    // Scratch of a band: embed_block's vectors, features [d, 64], remainders and weights
-    // [d+1, 64], axes [d+1, 64], the gradient of a point's elevated coordinates, and the verdict.
-    const auto vertices = static_cast<size_t>(vertices_);
-    const size_t bytes = vertices * (6 * 64 + kBlock * (3 * sizeof(T) + sizeof(int32_t)) + 64) + 64;
-    char* memory = static_cast<char*>(
-        workspace_.buffer(kScratch).reserve(bytes * static_cast<size_t>(lattice_.bands), 0));
-    parallel(executor_, lattice_.bands, [&](int band) {
-      char* verdict = memory + bytes * static_cast<size_t>(band);
-      T* work = reinterpret_cast<T*>(verdict + 64);
-      T* c = reinterpret_cast<T*>(verdict + 64 + vertices * 6 * 64);
-      T* remainder = c + vertices_ * kBlock;
-      T* weight = remainder + vertices_ * kBlock;
-      auto* axis = reinterpret_cast<int32_t*>(weight + vertices_ * kBlock);
-      T* elevated = reinterpret_cast<T*>(axis + vertices_ * kBlock);
-      bool same = true;
-      for (int64_t block = lattice_.first_block[band]; block < lattice_.first_block[band + 1];
-           ++block) {
-        const int64_t first = block * kBlock, left = lattice_.points - first;
-        const int n = left < kBlock ? static_cast<int>(left) : kBlock;
-        features.fill(first, n, c);
-        embed_block<-1>(d, c, remainder, axis, weight, work);
-        for (int q = 0; q < n; ++q) {
-          same = same && has_weights(first + q, weight);
-          point_gradient(first + q, axis + q, elevated);
-        }
-      }
-      *verdict = same ? 1 : 0;
-    });
-    bool same = true;
-    for (int band = 0; band < lattice_.bands; ++band) {
-      same = same && memory[bytes * static_cast<size_t>(band)] != 0;
-    }
-    return same;
-  }
-
-  // Whether the lattice holds the weights of `block_weight` for point p.
-  bool has_weights(int64_t p, const T* block_weight) const {
-    const int64_t here = record_of(p, vertices_), there = record_of(p % kBlock, vertices_);
-    bool same = true;
-    for (int r = 0; r < vertices_; ++r) {
-      same = same && lattice_.weight[here + r * kGroup] == block_weight[there + r * kGroup];
-    }
-    return same;
-  }
-
-  // axis[r * kBlock]: the elevated coordinate of rank r of the point; `elevated` is scratch.
-  void point_gradient(int64_t p, const int32_t* axis, T* elevated) {
-    const int d = vertices_ - 1;
-    const T inverse = T(1) / static_cast<T>(vertices_);
-    const T* gradient = weight_gradient_ + record_of(p, vertices_);
-    // Coordinate of rank r: in the weight of vertex d - r with its sign, in the next's against it.
-    for (int r = 0; r <= d; ++r) {
-      const int up = d - r, down = r == 0 ? 0 : d - r + 1;
-      elevated[axis[r * kBlock]] = (gradient[up * kGroup] - gradient[down * kGroup]) * inverse;
-    }
-    T* to = static_cast<T*>(arguments_.result) + p * d;
-    T below = elevated[0];
-    for (int m = 1; m <= d; ++m) {
-      const T value = (below - static_cast<T>(m) * elevated[m]) * feature_scale<T>(m - 1, d);
-      to[m - 1] = arguments_.accumulate ? to[m - 1] + value : value;
-      below += elevated[m];
-    }
   }
 
   const cpu::FeatureGradientArguments& arguments_;
