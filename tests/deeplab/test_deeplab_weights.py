@@ -33,8 +33,9 @@ def test_the_packaged_weights_are_small_and_name_their_classes() -> None:
 def test_the_packaged_network_knows_a_street() -> None:
     """The frame of the demo is of the test set: the network has not seen it."""
     model = deeplab.load(packaged_weights())
-    image = torch.from_numpy(np.array(Image.open(DEMO / "Seq05VD_f02640.jpg").convert("RGB")))
-    label = np.array(Image.open(DEMO / "Seq05VD_f02640.png")).astype(np.int64)
+    (frame,) = DEMO.glob("Seq*.png")
+    image = torch.from_numpy(np.array(Image.open(frame.with_suffix(".jpg")).convert("RGB")))
+    label = np.array(Image.open(frame)).astype(np.int64)
     scores = model(model.normalize(image.permute(2, 0, 1)[None]))
     matrix = ConfusionMatrix(11)
     matrix.update(scores[0].argmax(0), torch.from_numpy(np.where(label > 10, 255, label)))
