@@ -72,8 +72,9 @@ test: build $(VENV)/.parity  ## set up, build, run the tests that are not slow
 test-all: build $(VENV)/.parity  ## the same with the slow tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-demo: $(VENV)/.built  ## set up, build, run the demonstration
+demo: $(VENV)/.built  ## set up, build, run the two demonstrations
 	$(BIN)/python -m densecrf_gpu demo $(DEMO_ARGS)
+	$(BIN)/python -m deeplab demo
 
 bench: $(VENV)/.built $(VENV)/.test $(VENV)/.parity  ## check, then time the CRF against its rivals
 	$(BIN)/python -m benchmarks crf $(BENCH_ARGS)

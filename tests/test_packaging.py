@@ -68,6 +68,9 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     assert "densecrf_gpu/_C.abi3.so" in libraries
     assert libraries <= {"densecrf_gpu/_C.abi3.so", "densecrf_gpu/_CUDA.abi3.so"}
     assert {"deeplab/py.typed", "densecrf_gpu/py.typed"} <= set(names)
+    for folder in ("demo", "weights"):
+        data = {f"deeplab/{folder}/{path.name}" for path in (ROOT / "deeplab" / folder).glob("*.*")}
+        assert data <= set(names)
     data = {f"densecrf_gpu/data/{path.name}" for path in (ROOT / "densecrf_gpu/data").iterdir()}
     assert data <= set(names)
     recipes = {path.name for path in (ROOT / "deeplab/training/recipes").glob("*.toml")}

@@ -21,7 +21,7 @@ from densecrf_gpu.cli.arrays import replacing
 
 from .figure import Panel, draw_figure
 
-FRAME = "Seq05VD_f02640"
+FRAME = "Seq05VD_f05070"
 
 
 def load_frame() -> tuple[Tensor, Tensor]:
