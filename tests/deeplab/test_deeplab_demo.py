@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import deeplab
 import numpy as np
 import pytest
 import torch
+from pictures import SHARED
+from PIL import Image
+
+import deeplab
 from deeplab.cli import main
 from deeplab.data import open_dataset
 from deeplab.data.classes import CAMVID
@@ -17,9 +20,6 @@ from deeplab.demo.figure import colorize
 from deeplab.labelling import Labelling, labelling_beside
 from deeplab.metrics import ConfusionMatrix
 from deeplab.weights import packaged_weights
-from PIL import Image
-
-from pictures import SHARED
 
 
 def test_the_demonstration_draws_the_street_and_prints_the_scores(
