@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pictures
 import pytest
 import torch
-from PIL import Image
 
 import deeplab
 from deeplab.data import open_dataset
 from deeplab.data.classes import CAMVID
+from deeplab.demo import load_frame
 from deeplab.labelling import labelling_beside
 from deeplab.metrics import ConfusionMatrix
 from deeplab.weights import packaged_weights
-
-DEMO = pictures.ROOT / "deeplab" / "demo"
 
 
 def test_the_packaged_weights_are_small_and_name_their_classes() -> None:
@@ -33,12 +30,10 @@ def test_the_packaged_weights_are_small_and_name_their_classes() -> None:
 def test_the_packaged_network_knows_a_street() -> None:
     """The frame of the demo is of the test set: the network has not seen it."""
     model = deeplab.load(packaged_weights())
-    (frame,) = DEMO.glob("Seq*.png")
-    image = torch.from_numpy(np.array(Image.open(frame.with_suffix(".jpg")).convert("RGB")))
-    label = np.array(Image.open(frame)).astype(np.int64)
-    scores = model(model.normalize(image.permute(2, 0, 1)[None]))
+    image, label = load_frame()
+    scores = model(model.normalize(image[None]))
     matrix = ConfusionMatrix(11)
-    matrix.update(scores[0].argmax(0), torch.from_numpy(np.where(label > 10, 255, label)))
+    matrix.update(scores[0].argmax(0), label)
     assert matrix.scores().pixel_accuracy > 0.55
 
 
