@@ -13,6 +13,7 @@
 
 #include "../cpu/band.h"
 #include "../cpu/sections.h"
+#include "../cuda/lattice_view.h"
 #include "../embedding.h"
 #include "../key_layout.h"
 
@@ -325,6 +326,22 @@ void add_functions(py::module_& m) {
   m.def("transpose", &transposed<T>, arg("from").noconvert(), arg("from_stride"), arg("to_stride"));
 }
 
+// The last extents of a CUDA lattice's tensors, its tiles, and the room that tensors of these
+// extents have beyond what was asked for.
+std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t> cuda_lattice(
+    int64_t batch, const std::vector<int64_t>& grid, int dimensions, int scalar_size,
+    int64_t max_vertices) {
+  const cuda::TileMap tiles = cuda::tile_map(grid.data(), static_cast<int>(grid.size()));
+  const cuda::LatticeShape asked =
+      cuda::plan_shape(batch, tiles, dimensions, scalar_size, max_vertices);
+  const int64_t points = cuda::points_extent(asked), vertices = cuda::vertices_extent(asked);
+  cuda::LatticeShape found = asked;
+  cuda::set_capacities(found, batch * tiles.points * points,
+                       batch * scalar_size * (dimensions + 1) * vertices);
+  return {points, vertices, tiles.tiles, found.capacity - asked.capacity,
+          found.tile_row_capacity - asked.tile_row_capacity};
+}
+
 }  // namespace
 
 }  // namespace densecrf
@@ -352,4 +369,5 @@ PYBIND11_MODULE(_whitebox, m) {
       .def_property_readonly("slots", &VertexSet::slots)
       .def_property_readonly("keys", &VertexSet::keys);
   m.def("offer", &offer);
+  m.def("cuda_lattice", &cuda_lattice);
 }
