@@ -6,6 +6,9 @@ namespace densecrf::testing {
 
 namespace {
 
+template <typename T>
+constexpr double kTolerance = sizeof(T) == 4 ? 1e-5 : 1e-11;
+
 template <typename Result, typename T>
 std::vector<Result> infer(const Problem<T>& problem, const std::vector<CudaLattice<T>>& lattices,
                           Output output) {
