@@ -31,7 +31,7 @@ def refine(device: torch.device, dtype: torch.dtype, batch: int = 1) -> Tensor:
     spatial, bilateral = image_lattices(image.to(device), 60.0, 5.0)
     if dtype == torch.float64:
         grid = torch.cartesian_prod(torch.arange(HEIGHT), torch.arange(WIDTH)).double()
-        spatial = ops.build_lattice(grid[None].to(device) / 3)
+        spatial = ops.build_lattice(grid[None].to(device) / 3, [HEIGHT, WIDTH])
     logits = random_logits(5, HEIGHT * WIDTH, batch, dtype).to(device)
     weights = [torch.tensor([w], dtype=dtype, device=device) for w in (3.0, 10.0)]
     return infer(logits, [spatial, bilateral], weights, iterations=5)

@@ -44,7 +44,7 @@ def spatial_features(dtype: torch.dtype) -> Tensor:
 def lattices(batch: int, dtype: torch.dtype, device: torch.device) -> list[Lattice]:
     image = as_dtype(random_image(HEIGHT, WIDTH, batch=batch), dtype).to(device)
     return [
-        ops.build_lattice(spatial_features(dtype).to(device)),
+        ops.build_lattice(spatial_features(dtype).to(device), [HEIGHT, WIDTH]),
         image_lattices(image, 20.0, 13.0)[1],
     ]
 

@@ -125,9 +125,12 @@ def test_fused_gradients_equal_those_of_filter_calls(
 ) -> None:
     image = random_image(15, 17, batch=2)
     image = image if dtype == torch.float32 else image.double()
-    spatial = ops.build_lattice(reference.image_features(None, [15, 17], (3, 3))[None, 0].to(dtype))
-    bilateral = ops.build_image_lattice(image, [15, 17], [20.0] * 2, [13.0] * 3)
-    kernels = [tuple(t.to(device) for t in pair) for pair in (spatial, bilateral)]
+    size = [15, 17]
+    positions = reference.image_features(None, size, (3, 3), device=device)[None, 0].to(dtype)
+    kernels = [
+        ops.build_lattice(positions, size),
+        ops.build_image_lattice(image.to(device), size, [20.0] * 2, [13.0] * 3),
+    ]
     logits = random_logits(classes, 255, 2, dtype).to(device)
     direction = random_logits(classes, 255, 2, dtype, seed=9).to(device)
     weights = [w.detach() for w in weights_of(kinds, classes, device, dtype)]
@@ -182,7 +185,7 @@ def test_gradients_agree_with_finite_differences_on_an_image(device: torch.devic
     size = list(image.shape[2:])
     spatial = reference.image_features(None, size, (3, 3), device=device).double()
     kernels = [
-        ops.build_lattice(spatial),
+        ops.build_lattice(spatial, size),
         ops.build_image_lattice(image, size, [20.0, 20.0], [13.0] * 3),
     ]
     weights = weights_of(("number", "number"), 5, device, torch.float64)
