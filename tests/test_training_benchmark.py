@@ -69,7 +69,7 @@ def test_tables_have_mean_and_deviation_over_the_seeds() -> None:
 
     document = {"seeds": [seed(0.5, 0.4), seed(0.7, 0.5)]}
     assert rows(document, "x")[0] == ("one", *["60.00 ± 14.14"] * 3)
-    assert "accuracy +15.00 ± 7.07, " in gains(document, "x", "one", "other")
+    assert "accuracy +15.00 ± 7.07 (+10.00, +20.00); " in gains(document, "x", "one", "other")
 
 
 @NEEDED

@@ -37,8 +37,9 @@ class Plan:
 
     Attributes:
         network: training of the network alone.
-        more: the phase after it, with the CRF layer or, for comparison, without.
+        more: the phase after it, in which the CRF layer learns.
         layer_rates: learning rates of the layer's weights and of its compatibility.
+        share: of the layer's gradient that reaches the network where both train end to end.
         fitted_on: pictures of the validation split for the search.
         scribbles: training of the network from scribbles alone.
         loss_weight: of ``DenseCRFLoss`` on crops of the size of ``scribbles``.
@@ -48,6 +49,7 @@ class Plan:
     network: Schedule
     more: Schedule
     layer_rates: tuple[float, float]
+    share: float
     fitted_on: int
     scribbles: Schedule
     loss_weight: float
@@ -58,6 +60,7 @@ FULL = Plan(
     network=Schedule(epochs=16, rate=4e-3),
     more=Schedule(epochs=5, rate=3e-4),
     layer_rates=(0.05, 0.01),
+    share=0.1,
     fitted_on=20,
     scribbles=Schedule(epochs=10, rate=4e-3),
     loss_weight=2e-6,
@@ -68,6 +71,7 @@ QUICK = Plan(
     network=Schedule(epochs=1, rate=4e-3, batch=2, crop=64),
     more=Schedule(epochs=1, rate=3e-4, batch=2, crop=64),
     layer_rates=FULL.layer_rates,
+    share=FULL.share,
     fitted_on=2,
     scribbles=Schedule(epochs=1, rate=4e-3, batch=2, crop=64),
     loss_weight=FULL.loss_weight,
@@ -85,7 +89,7 @@ class Splits:
 
 
 def supervised(splits: Splits, plan: Plan, seed: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Trains the network, then with and without the layer; scores on the test split."""
+    """Trains the network, then on beside the layer and through it; scores on the test split."""
     torch.manual_seed(seed)
     network = SmallNetwork(CLASSES)
     seconds = train(network, splits.train, plan.network, cross_entropy, seed)
@@ -94,33 +98,47 @@ def supervised(splits: Splits, plan: Plan, seed: int, say: Callable[[str], None]
     say(f"fitted: {fitted}")
     scores = evaluate(network, _methods(fitted), splits.test, CLASSES)
 
-    longer = copy.deepcopy(network)
-    train(longer, splits.train, plan.more, cross_entropy, seed + 1000)
-    again = evaluate(longer, _methods(fitted), splits.test, CLASSES)
-    scores |= {f"{name}, trained longer": result for name, result in again.items()}
-    say("trained longer")
-
-    layer = CRFasRNN.from_params(fitted, CLASSES).train()
-    layer_rates = [(layer.weights, plan.layer_rates[0])]
-    assert layer.compatibility is not None
-    layer_rates.append((layer.compatibility, plan.layer_rates[1]))
-
-    def through_layer(logits: Tensor, image: Tensor, labels: Tensor) -> Tensor:
-        return F.nll_loss(layer(logits, image), labels, ignore_index=VOID)
-
-    joint = copy.deepcopy(network)
-    seconds = train(joint, splits.train, plan.more, through_layer, seed + 1000, layer_rates)
-    layer.eval()
-    say(f"end to end in {seconds:.0f} s")
-    learned: dict[str, Method] = {"CRF as RNN, end to end": lambda z, i: layer(z, i).argmax(1)}
-    scores |= evaluate(joint, learned, splits.test, CLASSES)
+    weights: dict[str, list[float]] = {}
+    for name, share in (("trained longer", 0.0), ("end to end", plan.share)):
+        one = copy.deepcopy(network)
+        layer, seconds = _with_layer(one, splits.train, plan, share, seed + 1000)
+        methods = _methods(fitted) | {"CRF as RNN": _through(layer)}
+        again = evaluate(one, methods, splits.test, CLASSES)
+        scores |= {f"{method}, {name}": result for method, result in again.items()}
+        weights[name] = layer.weights[0].mean(dim=1).tolist()
+        say(f"{name} in {seconds:.0f} s")
     return {
         "seed": seed,
         "fitted": asdict(fitted),
         "trials": trials,
-        "layer_weights": layer.weights[0].mean(dim=1).tolist(),
+        "layer_weights": weights,
         "scores": {name: asdict(result) for name, result in scores.items()},
     }
+
+
+def _with_layer(
+    network: nn.Module, pictures: list[Picture], plan: Plan, share: float, seed: int
+) -> tuple[CRFasRNN, float]:
+    """Trains a network, in place, and a layer on its scores that starts from the preset.
+
+    The network learns from its own cross-entropy and from ``share`` of the gradient that comes
+    back through the layer; with 0 it becomes what it becomes without a layer.
+
+    Returns:
+        the layer, in evaluation mode, and the seconds of CPU time.
+    """
+    layer = CRFasRNN.from_params(PRESET, CLASSES).train()
+    assert layer.compatibility is not None
+    rates = zip((layer.weights, layer.compatibility), plan.layer_rates, strict=True)
+
+    def loss(logits: Tensor, image: Tensor, labels: Tensor) -> Tensor:
+        seen = logits.detach() + share * (logits - logits.detach())
+        refined = F.nll_loss(layer(seen, image), labels, ignore_index=VOID)
+        return cross_entropy(logits, image, labels) + refined
+
+    seconds = train(network, pictures, plan.more, loss, seed, list(rates))
+    layer.eval()
+    return layer, seconds
 
 
 def weakly_supervised(
@@ -183,6 +201,13 @@ def _methods(fitted: CRFParams) -> dict[str, Method]:
 
 def _arg_max(logits: Tensor, image: Tensor) -> Tensor:
     return logits.argmax(dim=1)
+
+
+def _through(layer: CRFasRNN) -> Method:
+    def refine(logits: Tensor, image: Tensor) -> Tensor:
+        return layer(logits, image).argmax(dim=1)  # type: ignore[no-any-return]
+
+    return refine
 
 
 def _refine(params: CRFParams) -> Method:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,11 @@ from .experiment import FULL, QUICK, Plan, Splits, supervised, weakly_supervised
 
 HEADER = ("method", "accuracy", "mIoU", "trimap mIoU")
 NAMES = ("accuracy", "miou", "trimap_miou")
+#: What runs for a seed, and the fields of the plan that bear on it.
+EXPERIMENTS: dict[str, tuple[Callable[..., dict[str, Any]], tuple[str, ...]]] = {
+    "supervised": (supervised, ("network", "more", "layer_rates", "share", "fitted_on", "limit")),
+    "scribbles": (weakly_supervised, ("scribbles", "more", "loss_weight", "limit")),
+}
 
 
 def run(seeds: Sequence[int], output: Path | None, quick: bool) -> None:
@@ -53,22 +58,29 @@ def run(seeds: Sequence[int], output: Path | None, quick: bool) -> None:
 
 
 def _one_seed(seed: int, splits: Splits, plan: Plan, output: Path | None) -> dict[str, Any]:
-    path = None if output is None else output / "training-parts" / f"seed-{seed}.json"
-    settings = json.loads(json.dumps(asdict(plan)))
+    return {
+        "seed": seed,
+        **{name: _part(name, seed, splits, plan, output) for name in EXPERIMENTS},
+    }
+
+
+def _part(name: str, seed: int, splits: Splits, plan: Plan, output: Path | None) -> dict[str, Any]:
+    """Runs an experiment, or takes what is kept of it with these settings."""
+    experiment, fields = EXPERIMENTS[name]
+    path = None if output is None else output / "training-parts" / f"{name}-{seed}.json"
+    every = json.loads(json.dumps(asdict(plan)))
+    settings = {field: every[field] for field in fields}
     if path is not None and path.exists():
         kept: dict[str, Any] = json.loads(path.read_text())
         if kept["plan"] == settings:
             return kept["result"]  # type: ignore[no-any-return]
     start = time.monotonic()
+    commit = machine.describe()["commit"]  # before: the sources may change while this runs
 
     def say(line: str) -> None:
         print(f"seed {seed}, {time.monotonic() - start:5.0f} s: {line}", flush=True)
 
-    result = {
-        "seed": seed,
-        "supervised": supervised(splits, plan, seed, say),
-        "scribbles": weakly_supervised(splits, plan, seed, say),
-    }
+    result = {"commit": commit, **experiment(splits, plan, seed, say)}
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"plan": settings, "result": result}, indent=1) + "\n")
@@ -85,13 +97,14 @@ def rows(document: report.Document, experiment: str) -> list[tuple[str, ...]]:
 
 
 def gains(document: report.Document, experiment: str, one: str, other: str) -> str:
-    """How much a method is above another, seed by seed."""
+    """How much a method is above another: mean and deviation of the differences, and each."""
     runs = [part[experiment]["scores"] for part in document["seeds"]]
     texts = []
     for name, title in zip(NAMES, HEADER[1:], strict=True):
         values = [100 * (run[one][name] - run[other][name]) for run in runs]
-        texts.append(f"{title} {_spread(values, sign=True)}")
-    return f"{one} against {other}, seed by seed: {', '.join(texts)}"
+        each = ", ".join(f"{value:+.2f}" for value in values)
+        texts.append(f"{title} {_spread(values, sign=True)} ({each})")
+    return f"{one} against {other}, seed by seed: {'; '.join(texts)}"
 
 
 def _spread(values: Sequence[float], sign: bool = False) -> str:
@@ -99,11 +112,22 @@ def _spread(values: Sequence[float], sign: bool = False) -> str:
     return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
-LEARNED = "CRF as RNN, end to end"
+def _commits(document: report.Document) -> str:
+    """Names the commits of both experiments, which need not have run together."""
+    found = {
+        name: ", ".join(dict.fromkeys(str(part[name]["commit"]) for part in document["seeds"]))
+        for name in EXPERIMENTS
+    }
+    if len(set(found.values())) == 1:
+        return f"commit {found['supervised']}"
+    return "; ".join(f"{name} at commit {commits}" for name, commits in found.items())
+
+
 CLAIMS = (
-    ("supervised", LEARNED, "preset CRF"),
-    ("supervised", LEARNED, "preset CRF, trained longer"),
-    ("supervised", LEARNED, "fitted CRF, trained longer"),
+    ("supervised", "CRF as RNN, trained longer", "preset CRF, trained longer"),
+    ("supervised", "CRF as RNN, trained longer", "fitted CRF, trained longer"),
+    ("supervised", "CRF as RNN, end to end", "preset CRF, trained longer"),
+    ("supervised", "CRF as RNN, end to end", "preset CRF, end to end"),
     ("scribbles", "with DenseCRFLoss", "partial cross-entropy"),
 )
 
@@ -127,15 +151,18 @@ def markdown(document: report.Document) -> str:
     lines = [
         "# Training through the CRF, on MSRC-21",
         "",
-        f"`python -m benchmarks training`, {about['date'][:10]}, commit {about['commit']}, "
+        f"`python -m benchmarks training`, {about['date'][:10]}, {_commits(document)}, "
         f"{about['cpu']}, one thread. Percent on the {counts['test']} test pictures, mean ± "
         f"standard deviation over seeds {seeds}. Pictures at half size, 160 x 107. "
         "Trimap: pixels within 2 of a border between labels.",
         "",
         f"A small network, {network['epochs']} epochs on {counts['train']} pictures from scratch. "
         f"Fitted: `search_crf` on {plan['fitted_on']} validation pictures. Trained longer: "
-        f"{more['epochs']} more epochs without the CRF; end to end: as many through `CRFasRNN`, "
-        "which starts from the fitted parameters. CRFs run 10 iterations, the layer 5 in training. "
+        f"{more['epochs']} more, in which a `CRFasRNN` that starts from the preset learns on "
+        "the network's scores and leaves the network as it would be without. End to end: as many "
+        "epochs at the same rate on the same crops, and the network also learns from "
+        f"{100 * plan['share']:g} % of the gradient that comes back through the layer. "
+        "CRFs run 10 iterations, the layer 5 in training. "
         "Preset: `CRFParams.pydensecrf()`, bandwidths of positions halved as the pictures are.",
         "",
         report.markdown_table(HEADER, rows(document, "supervised")),
