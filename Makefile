@@ -103,7 +103,7 @@ sanitize:  ## the C++ tests under ASAN + UBSAN, then under TSAN
 arm64-check:  ## the C++ tests for arm64, run by qemu-aarch64 where it is installed
 	@command -v $(ARM64_CXX) >/dev/null || \
 	  { echo "$(ARM64_CXX) is not installed: apt install g++-aarch64-linux-gnu" >&2; exit 1; }
-	CXX=$(ARM64_CXX) $(PYTHON) tools/native.py --folder build/arm64 --flags="-static" \
+	CXX=$(ARM64_CXX) $(PYTHON) tools/native.py --folder build/arm64 --flags="-static" --cpu-only \
 	  $$(command -v qemu-aarch64 >/dev/null && echo --run qemu-aarch64)
 
 cuda-build: $(VENV)/.base  ## compile the CUDA module with nvcc for all GPUs, check its kernels; needs no GPU

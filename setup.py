@@ -3,7 +3,7 @@
 One abi3 wheel: both modules use the LibTorch stable ABI alone, so the torch they are built with is
 not the only one they run with. The environment steers the build:
 
-    DENSECRF_CUDA         0: CPU only; 1: demand CUDA; unset: CUDA where nvcc is found
+    DENSECRF_CUDA         0: CPU only; 1: demand CUDA; unset: CUDA where torch has it and nvcc is
     CUDA_HOME             the CUDA toolkit, where nvcc is not on the PATH
     TORCH_CUDA_ARCH_LIST  the GPUs, such as "8.0;9.0+PTX"
     CXX, CXXFLAGS, LDFLAGS, MAX_JOBS
@@ -62,6 +62,15 @@ def torch_folder() -> Path:
     return Path(spec.origin).parent
 
 
+def torch_has_cuda() -> bool:
+    """Whether the installed torch is a CUDA build, by its own record; no torch has none."""
+    spec = importlib.util.find_spec("torch")
+    record = Path(spec.origin).parent / "version.py" if spec and spec.origin else None
+    if record is None or not record.exists():
+        return False
+    return re.search(r"^cuda\b[^=\n]*=\s*['\"]", record.read_text(), re.MULTILINE) is not None
+
+
 def python_include() -> str:
     """The folder of Python.h.
 
@@ -93,6 +102,8 @@ def cuda_toolkit() -> tuple[Path | None, str]:
     home = os.environ.get("CUDA_HOME") or (nvcc and nvcc_home(nvcc))
     if not native.sources("csrc/cuda", ".cu"):
         home, reason = None, "these sources have no csrc/cuda/*.cu"
+    elif wanted is None and not torch_has_cuda():
+        home, reason = None, "this torch is a CPU build (DENSECRF_CUDA=1 builds for others too)"
     elif not home or not Path(home, "bin", "nvcc").exists():
         home, reason = None, "no nvcc on the PATH or in CUDA_HOME"
     else:

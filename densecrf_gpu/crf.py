@@ -20,10 +20,10 @@ from .checks import (
 )
 from .inputs import Guide, check_image_values, compute_dtype, lattice_pixels
 from .kernels import FeatureKernel, Kernel, apply_compatibility, check_kernels, terms_of
-from .layers.unrolled import FilterTerm, unrolled_mean_field
 from .mean_field_ops import refuse_tolerance
 from .ops import LatticeData
 from .registration import records_gradients
+from .unrolled import FilterTerm, unrolled_mean_field
 
 # The floor that pydensecrf's klDivergence sets under Q before the logarithm.
 _LOG_FLOOR = 1e-20

@@ -118,12 +118,14 @@ def test_no_symbol_of_a_tier_can_be_merged_with_another_tiers(tier: str) -> None
     assert foreign <= {"DW.ref.__gxx_personality_v0"}
 
 
-def test_import_costs_less_than_50_ms_beyond_torch() -> None:
+def test_import_costs_less_than_50_ms_beyond_torch(tmp_path: Path) -> None:
+    """Of the processor, with the bytecode that an installed package has."""
     code = (
-        "import time, torch; start = time.perf_counter(); import densecrf_gpu;"
-        "print(time.perf_counter() - start)"
+        "import time, torch; start = time.process_time(); import densecrf_gpu;"
+        "print(time.process_time() - start)"
     )
-    assert min(float(python(code)) for _ in range(4)) < 0.050
+    bytecode = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    assert min(float(python(code, **bytecode)) for _ in range(4)) < 0.050
 
 
 def test_import_loads_neither_pillow_nor_the_command_line() -> None:
@@ -217,3 +219,21 @@ def test_build_that_demands_cuda_without_nvcc_says_so(tmp_path: Path) -> None:
     result = setup_py(BUILD, DENSECRF_CUDA="1", CUDA_HOME=str(tmp_path))
     assert_one_sentence(result, "DENSECRF_CUDA=1 demands CUDA, but ")
     assert_one_sentence(setup_py(BUILD, DENSECRF_CUDA="yes"), "must be 0, 1 or unset, got 'yes'")
+
+
+def test_cuda_is_built_by_default_where_torch_has_it(tmp_path: Path) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch/__init__.py").touch()
+    (tmp_path / "torch-2.11.0.dist-info").mkdir()
+    record = "Metadata-Version: 2.1\nName: torch\nVersion: 2.11.0\n"
+    (tmp_path / "torch-2.11.0.dist-info/METADATA").write_text(record)
+    toolkit = tmp_path / "cuda/bin"
+    toolkit.mkdir(parents=True)
+    (toolkit / "nvcc").touch()
+    places = {"PYTHONPATH": str(tmp_path), "CUDA_HOME": str(toolkit.parent)}
+    program = "import runpy; print(runpy.run_path('setup.py')['WHY'])"
+    for version, reason in (("'13.0'", f"nvcc in {toolkit.parent}"), ("None", "a CPU build")):
+        (tmp_path / "torch/version.py").write_text(f"cuda: Optional[str] = {version}\n")
+        assert (
+            reason in setup_py(["-c", program, "-q", "--version"], **places).stdout.splitlines()[-1]
+        )

@@ -221,9 +221,17 @@ def emulated_cuda(folder: Path, flags: Sequence[str]) -> list[Unit]:
     return [unit(source, folder, [*flags, *as_cpp]) for source in sources("csrc/cuda", ".cu")]
 
 
-def cpp_tests(folder: Path, flags: Sequence[str]) -> list[Path]:
-    """Builds each tests/cpp/*.cpp into a program, with the CPU backend and without torch."""
-    tests = [unit(source, folder, flags) for source in sources("tests/cpp")]
+def cpp_tests(folder: Path, flags: Sequence[str], cuda: bool) -> list[Path]:
+    """Builds each tests/cpp/*.cpp into a program, with the CPU backend and without torch.
+
+    Without ``cuda`` those are left out that run CUDA kernels in the emulator.
+    """
+    emulating = ("cuda_", "emulator_")
+    tests = [
+        unit(source, folder, flags)
+        for source in sources("tests/cpp")
+        if cuda or not source.name.startswith(emulating)
+    ]
     if not tests:
         raise fail("tests/cpp holds no test")
     # TSAN must not take what the CUDA emulator's scheduler does for accesses of the kernels.
@@ -231,7 +239,8 @@ def cpp_tests(folder: Path, flags: Sequence[str]) -> list[Path]:
     emulator = [
         unit(source, folder, [*flags, *blind]) for source in sources("csrc/testing/emulator")
     ]
-    objects = compile_all([*cpu_units(folder, flags), *emulator, *emulated_cuda(folder, flags)])
+    emulated = [*emulator, *emulated_cuda(folder, flags)] if cuda else []
+    objects = compile_all([*cpu_units(folder, flags), *emulated])
     programs = []
     for test in compile_all(tests):
         program = Path(test).with_suffix("")
@@ -245,10 +254,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="where objects and programs go")
     parser.add_argument("--flags", default="", help="further flags, to compile and to link")
+    parser.add_argument(
+        "--cpu-only", action="store_true", help="leave out the emulated CUDA kernels"
+    )
     parser.add_argument("--run", help="run each program with this command in front of it")
     options = parser.parse_args()
     os.chdir(ROOT)
-    programs = cpp_tests(options.folder, shlex.split(options.flags))
+    programs = cpp_tests(options.folder, shlex.split(options.flags), not options.cpu_only)
     if options.run is not None:
         for program in programs:
             command = [*shlex.split(options.run), str(program)]

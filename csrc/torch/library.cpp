@@ -10,9 +10,9 @@ PyMODINIT_FUNC PyInit__C() {
 }
 
 STABLE_TORCH_LIBRARY(densecrf_gpu, m) {
-  // features [B, N, d] -> two opaque uint8 tensors, points with batch axis. CUDA alone looks at grid,
-  // the raster [W], [H, W] or [D, H, W] of the N points, and at max_vertices, the most vertices an
-  // image may have; -1: as many as there are, which makes the host wait.
+  // features [B, N, d] -> two opaque uint8 tensors, points with batch axis. CUDA alone looks at
+  // grid, the raster [W], [H, W] or [D, H, W] of the N points, and at max_vertices, the most
+  // vertices an image may have; -1: as many as there are, which makes the host wait.
   m.def(
       "build_lattice(Tensor features, int[] grid=[], int? max_vertices=None) "
       "-> (Tensor points, Tensor vertices)");

@@ -18,10 +18,10 @@ from densecrf_gpu.inputs import Guide, compute_dtype, prepare_image, prepare_sco
 from densecrf_gpu.kernels import BilateralKernel, GaussianKernel, Kernel
 from densecrf_gpu.mean_field_ops import mean_field_train
 from densecrf_gpu.params import CRFParams
+from densecrf_gpu.unrolled import differentiable_term, unrolled_mean_field
 
 from .bandwidths import ImageKernel, bandwidth_vector, split_bandwidths, with_bandwidths
 from .compatibility import COMPATIBILITIES, WEIGHTS, combine, initial_weights, potts
-from .unrolled import differentiable_term, unrolled_mean_field
 
 OUTPUTS = ("logits", "probabilities")
 

@@ -16,8 +16,16 @@
 
 namespace densecrf::testing {
 
+// TSAN finds a race under any schedule in which both accesses happen, and takes its time.
+#if defined(__SANITIZE_THREAD__)
+constexpr bool kFewSchedules = true;
+#else
+constexpr bool kFewSchedules = false;
+#endif
+
 inline std::vector<emulator::Schedule> schedules() {
   using emulator::Order;
+  if (kFewSchedules) return {{Order::kForward, 0, 2}};
   return {{Order::kForward, 0, 1},
           {Order::kReverse, 0, 2},
           {Order::kShuffled, 1, 2},
@@ -61,7 +69,7 @@ class Mistakes {
     emulator::set_faults(mistake.faults);
     try {
       under_all_schedules(mistake.body);
-      for (uint64_t seed = 100; seed < 104; ++seed) {
+      for (uint64_t seed = 100; seed < (kFewSchedules ? 101 : 104); ++seed) {
         emulator::set_schedule({emulator::Order::kShuffled, seed, 2});
         mistake.body();
       }

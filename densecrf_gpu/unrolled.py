@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from densecrf_gpu import ops
-from densecrf_gpu.cache import position_features
-from densecrf_gpu.inputs import Guide
-from densecrf_gpu.kernels import BilateralKernel
-from densecrf_gpu.ops import LatticeData
-
-from .bandwidths import ImageKernel
+from . import ops
+from .cache import position_features
+from .inputs import Guide
+from .kernels import BilateralKernel, GaussianKernel
+from .ops import LatticeData
 
 
 class FilterTerm(NamedTuple):
@@ -32,7 +30,7 @@ class FilterTerm(NamedTuple):
 
 
 def differentiable_term(
-    kernel: ImageKernel,
+    kernel: GaussianKernel | BilateralKernel,
     sigmas: list[Tensor] | None,
     guide: Guide,
     size: tuple[int, int],
