@@ -19,6 +19,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
 
@@ -221,19 +222,20 @@ def emulated_cuda(folder: Path, flags: Sequence[str]) -> list[Unit]:
     return [unit(source, folder, [*flags, *as_cpp]) for source in sources("csrc/cuda", ".cu")]
 
 
-def cpp_tests(folder: Path, flags: Sequence[str], cuda: bool) -> list[Path]:
+def cpp_tests(folder: Path, flags: Sequence[str], cuda: bool, only: str = "*") -> list[Path]:
     """Builds each tests/cpp/*.cpp into a program, with the CPU backend and without torch.
 
-    Without ``cuda`` those are left out that run CUDA kernels in the emulator.
+    Without ``cuda`` those are left out that run CUDA kernels in the emulator; ``only`` is a
+    pattern for the names without ``.cpp``.
     """
     emulating = ("cuda_", "emulator_")
     tests = [
         unit(source, folder, flags)
         for source in sources("tests/cpp")
-        if cuda or not source.name.startswith(emulating)
+        if fnmatch(source.stem, only) and (cuda or not source.name.startswith(emulating))
     ]
     if not tests:
-        raise fail("tests/cpp holds no test")
+        raise fail(f"tests/cpp holds no test that fits {only!r}")
     # TSAN must not take what the CUDA emulator's scheduler does for accesses of the kernels.
     blind = ["-fno-sanitize=thread"] if "-fsanitize=thread" in flags else []
     emulator = [
@@ -257,10 +259,13 @@ def main() -> None:
     parser.add_argument(
         "--cpu-only", action="store_true", help="leave out the emulated CUDA kernels"
     )
+    parser.add_argument("--only", default="*", metavar="PATTERN", help="cuda_build*: these alone")
     parser.add_argument("--run", help="run each program with this command in front of it")
     options = parser.parse_args()
     os.chdir(ROOT)
-    programs = cpp_tests(options.folder, shlex.split(options.flags), not options.cpu_only)
+    programs = cpp_tests(
+        options.folder, shlex.split(options.flags), not options.cpu_only, options.only
+    )
     if options.run is not None:
         for program in programs:
             command = [*shlex.split(options.run), str(program)]
