@@ -16,6 +16,7 @@
 
 #include "../cuda/context.h"
 #include "../cuda/lattice_view.h"
+#include "../cuda/scratch.h"
 
 namespace densecrf {
 
@@ -72,14 +73,17 @@ class CudaCall {
 
  private:
   void* take(size_t bytes) {
-    scratch_.push_back(empty({static_cast<int64_t>(bytes)}, ScalarType::Byte));
-    return scratch_.back().mutable_data_ptr();
+    return scratch_.take(bytes, [this](size_t block) {
+      blocks_.push_back(empty({static_cast<int64_t>(block)}, ScalarType::Byte));
+      return blocks_.back().mutable_data_ptr();
+    });
   }
 
   torch::stable::accelerator::DeviceGuard guard_;
   Tensor like_;
   cuda::Stream stream_ = nullptr;
-  std::vector<Tensor> scratch_;
+  cuda::ScratchBlocks scratch_;
+  std::vector<Tensor> blocks_;
 };
 
 // What a lattice tensor tells by its shape; see csrc/cuda/lattice_view.h. Of `vertices` alone:
