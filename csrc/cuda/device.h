@@ -113,6 +113,14 @@ __device__ __forceinline__ int64_t thread_of_grid() {
 }
 __device__ __forceinline__ int64_t threads_of_grid() { return int64_t{gridDim.x} * blockDim.x; }
 
+// A block's number among those that share a piece of work: the whole grid, or a part of it. Bodies
+// of kernels take their place as an argument, so that several can run one after another in one
+// launch.
+struct BlockPlace {
+  int64_t number, count;
+};
+__device__ __forceinline__ BlockPlace place_in_grid() { return {blockIdx.x, gridDim.x}; }
+
 // Blocks for a grid-stride loop over `items` with `per_block` items a block and round: no more than
 // run at once.
 inline int64_t grid_blocks(int64_t items, int64_t per_block, int threads) {

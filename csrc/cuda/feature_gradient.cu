@@ -81,8 +81,8 @@ void feature_gradient_of(const FeatureGradientArguments& arguments, const Contex
     T* m = context.scratch<T>(lanes * kChunk<T>);
     launch(context.stream, prepare_normalizer<T>, blocks, kTile, lattice, sums, m);
     ones.filter(m, 1, 0);
-    launch(context.stream, differentiate_normalizer<T>, blocks, kTile, lattice,
-           ones.list().lattice[0].rows, sums, weights);
+    launch(context.stream, differentiate_normalizer<T>, blocks, kTile, ones.list().lattice[0], sums,
+           weights);
   }
   through_embedding<T>(context, {lattice, static_cast<const T*>(arguments.features), weights,
                                  static_cast<T*>(arguments.result), nullptr});

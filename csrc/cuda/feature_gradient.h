@@ -98,10 +98,10 @@ __global__ void __launch_bounds__(kTile, 2)
         const int64_t row = a.forward.copy_of(image) * lattice.capacity + lattice.row[i];
         const T of_slice = alpha * factors.slice *
                            product(as_chunks(a.gradient) + point * a.chunks,
-                                   as_chunks(a.forward.rows) + row * a.chunks, a.chunks);
+                                   as_chunks(a.forward.blurred(0)) + row * a.chunks, a.chunks);
         const T of_splat = alpha * factors.splat *
                            product(as_chunks(a.values) + point * a.chunks,
-                                   as_chunks(a.backward.rows) + row * a.chunks, a.chunks);
+                                   as_chunks(a.backward.blurred(0)) + row * a.chunks, a.chunks);
         gradient += of_slice + of_splat;
         sum += lattice.weight[i] * (slice_share * of_slice + splat_share * of_splat);
       }
@@ -126,11 +126,13 @@ __global__ void __launch_bounds__(kTile, kResident)
   }
 }
 
-// rows: B' S m, one chunk each.
+// ones: through which m went, B' S m in its rows of one chunk each.
 template <typename T>
 __global__ void __launch_bounds__(kTile, kResident)
-    differentiate_normalizer(const __grid_constant__ LatticeView<T> lattice, const T* rows,
-                             const T* sums, T* weights) {
+    differentiate_normalizer(const __grid_constant__ PassLattice<T> ones, const T* sums,
+                             T* weights) {
+  const LatticeView<T>& lattice = ones.lattice;
+  const T* rows = ones.blurred(0);
   for (int64_t at = blockIdx.x; at < lattice.batch * lattice.tiles.tiles; at += gridDim.x) {
     const T m = sums[at * kTile + threadIdx.x];
     for (int r = 0; r < lattice.vertices_per_point; ++r) {

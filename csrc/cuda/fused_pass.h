@@ -21,20 +21,20 @@ struct FusedArguments {
   void* result;
 };
 
-// x <- x + sum_k message_k of the point in `place` of a tile; of its row this thread has every
-// kLanes-th chunk from `first` on.
+// x <- x + sum_k message_k, blurred in a round, of the point in `place` of a tile; of its row this
+// thread has every kLanes-th chunk from `first` on.
 template <int kLanes, int kChunks, typename T>
-__device__ __forceinline__ void add_messages(const PassList<T>& list, const FusedArguments<T>& a,
-                                             int64_t image, int64_t tile, int place, int first,
-                                             Chunk<T>* x) {
+__device__ __forceinline__ void add_messages(const PassList<T>& list, int round,
+                                             const FusedArguments<T>& a, int64_t image,
+                                             int64_t tile, int place, int first, Chunk<T>* x) {
   for (int k = 0; k < list.count; ++k) {
     const PassLattice<T>& pass = list.lattice[k];
     const int64_t at = pass.tile_of(image, tile);
     const T scale = pass.scale[at * kTile + place];
     Chunk<T> sum[kChunks];
     for (int i = 0; i < kChunks; ++i) sum[i] = Chunk<T>::zero();
-    slice_point<kChunks>(pass, at, pass.copy_of(image), place, kLanes * kChunks, first, kLanes,
-                         sum);
+    slice_point<kChunks>(pass, round, at, pass.copy_of(image), place, kLanes * kChunks, first,
+                         kLanes, sum);
     for (int i = 0; i < kChunks; ++i) {
       if (a.per_class[k] != nullptr) {
         for (int j = 0; j < kChunk<T>; ++j) {
@@ -73,28 +73,30 @@ __device__ __forceinline__ void softmax_of_lanes(Chunk<T>* x, bool logarithm) {
   }
 }
 
-// Rows have kLanes * kChunks chunks; every point has kLanes threads.
-template <typename T, int kLanes, int kChunks, Stage kStage>
-__global__ void __launch_bounds__(kTile, kResident)
-    fused_pass(const __grid_constant__ PassList<T> list,
-               const __grid_constant__ FusedArguments<T> a) {
+template <typename T, int kWidth>
+struct FusedShared {
+  Chunk<T> values[kTile * kWidth];
+};
+
+// Slices what was blurred in a round, where there is something, and splats into the next. Rows have
+// kLanes * kChunks chunks; every point has kLanes threads.
+template <int kLanes, int kChunks, typename T>
+__device__ __forceinline__ void fuse_tiles(const PassList<T>& list, const FusedArguments<T>& a,
+                                           Stage stage, int round, BlockPlace block) {
   constexpr int kWidth = kLanes * kChunks;
-  struct Shared {
-    Chunk<T> values[kTile * kWidth];
-  };
-  Shared& shared = shared_memory<Shared>();
-  const bool last = kStage == Stage::kLast;
+  auto& shared = shared_memory<FusedShared<T, kWidth>>();
+  const bool last = stage == Stage::kLast;
   const bool labels = a.output == Output::kLabels, failed = last && has_failed(list);
   const int first = static_cast<int>(threadIdx.x) % kLanes;
-  for (int64_t item = blockIdx.x; item < list.images * list.tiles.tiles; item += gridDim.x) {
+  for (int64_t item = block.number; item < list.images * list.tiles.tiles; item += block.count) {
     const auto [image, tile] = batch_tile(item, list.tiles);
     const Chunk<T>* unary = as_chunks(a.unary) + item * kTile * kWidth;
     for (int place = static_cast<int>(threadIdx.x) / kLanes; place < kTile;
          place += kTile / kLanes) {
       Chunk<T> x[kChunks];
       for (int i = 0; i < kChunks; ++i) x[i] = unary[place * kWidth + first + i * kLanes];
-      if (kStage != Stage::kFirst) {
-        add_messages<kLanes, kChunks>(list, a, image, tile, place, first, x);
+      if (stage != Stage::kFirst) {
+        add_messages<kLanes, kChunks>(list, round, a, image, tile, place, first, x);
       }
       if (!last || !labels) {
         softmax_of_lanes<kLanes, kChunks>(x, last && a.output == Output::kLogits);
@@ -107,11 +109,18 @@ __global__ void __launch_bounds__(kTile, kResident)
                 labels, failed, a.result);
     } else {
       for (int k = 0; k < list.count; ++k) {
-        splat_tile(list.lattice[k], image, tile, shared.values, kWidth, kWidth);
+        splat_tile(list.lattice[k], 1 - round, image, tile, shared.values, kWidth, kWidth);
       }
     }
     __syncthreads();  // the next tile's values go where these are
   }
+}
+
+template <typename T, int kLanes, int kChunks, Stage kStage>
+__global__ void __launch_bounds__(kTile, kResident)
+    fused_pass(const __grid_constant__ PassList<T> list,
+               const __grid_constant__ FusedArguments<T> a) {
+  fuse_tiles<kLanes, kChunks>(list, a, kStage, list.round, place_in_grid());
 }
 
 template <typename T, int kLanes, int kChunks>

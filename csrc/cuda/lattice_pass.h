@@ -11,16 +11,15 @@
 
 namespace densecrf::cuda {
 
-// Up to kListed lattices that values go through together: splat, blur along all axes, slice. Two
-// buffers a lattice are enough: partial rows in one, their sums in the other, then to and fro; the
-// next splat goes where the blurred rows are not.
+// Up to kListed lattices that values go through together: splat, blur along all axes, slice.
 template <typename T>
 class LatticePass {
  public:
   // `chunks`: of the widest rows to come.
   LatticePass(const Context& context, int64_t images, const TileMap& tiles, int chunks,
               bool adjoint, const int32_t* running)
-      : context_(context), widest_(chunks), adjoint_(adjoint) {
+      : context_(context), widest_(chunks) {
+    list_.adjoint = adjoint;
     list_.chunks = chunks;
     list_.images = images;
     list_.tiles = tiles;
@@ -36,7 +35,7 @@ class LatticePass {
     pass.lattice = lattice_view<T>(given.shape, given.points, given.vertices);
     pass.copies = pass.lattice.batch == list_.images ? 1 : list_.images;
     const int64_t lanes = pass.lattice.batch * list_.tiles.tiles * kTile;
-    const auto mode = adjoint_ ? transposed(normalization) : normalization;
+    const auto mode = list_.adjoint ? transposed(normalization) : normalization;
     const bool plain = mode == Normalization::kNone || mode == Normalization::kAfter;
     T* weight = plain ? nullptr : context_.scratch<T>(lanes * pass.lattice.vertices_per_point);
     T* scale = context_.scratch<T>(lanes);
@@ -47,12 +46,20 @@ class LatticePass {
     pass.scale = scale;
     const int64_t rows =
         pass.copies * std::max(pass.lattice.capacity, pass.lattice.tile_row_capacity);
-    pass.partial = context_.scratch<T>(rows * widest_ * kChunk<T>);
-    pass.rows = context_.scratch<T>(rows * widest_ * kChunk<T>);
+    for (T*& buffer : pass.buffer) buffer = context_.scratch<T>(rows * widest_ * kChunk<T>);
   }
 
   // The width of the rows from now on.
   void set_chunks(int chunks) { list_.chunks = chunks; }
+  void set_round(int round) { list_.round = round; }
+  // Steps of the blur: axes of the lattice that has most.
+  [[nodiscard]] int steps() const {
+    int most = 0;
+    for (int k = 0; k < list_.count; ++k) {
+      most = std::max(most, list_.lattice[k].lattice.vertices_per_point);
+    }
+    return most;
+  }
 
   // source [images, tiles, 256, stride chunks], of which the chunks from `first` on are filtered.
   void filter(const T* source, int64_t stride, int64_t first) {
@@ -65,21 +72,7 @@ class LatticePass {
   void blur() {
     const BlockShares shares = share_blocks();
     launch(context_.stream, add_partial_rows<T>, shares.first[list_.count], kTile, list_, shares);
-    int axes = 0;
-    for (int k = 0; k < list_.count; ++k) {
-      axes = std::max(axes, list_.lattice[k].lattice.vertices_per_point);
-    }
-    for (int i = 0; i < axes; ++i) {
-      BlurStep<T> step{};
-      for (int k = 0; k < list_.count; ++k) {
-        PassLattice<T>& pass = list_.lattice[k];
-        const int vertices = pass.lattice.vertices_per_point;
-        step.axis[k] = i >= vertices ? -1 : adjoint_ ? vertices - 1 - i : i;
-        if (step.axis[k] < 0) continue;
-        step.from[k] = pass.rows;
-        step.to[k] = pass.partial;
-        std::swap(pass.rows, pass.partial);
-      }
+    for (int step = 0; step < steps(); ++step) {
       launch(context_.stream, blur_rows<T>, shares.first[list_.count], kTile, list_, step, shares);
     }
   }
@@ -99,7 +92,6 @@ class LatticePass {
 
   const Context& context_;
   int widest_;
-  bool adjoint_;
   PassList<T> list_{};
 };
 

@@ -109,8 +109,10 @@ class MeanField {
     FusedArguments<T> fused{unary_, a_.classes, {}, a_.output, a_.result};
     for (int k = 0; k < a_.kernel_count; ++k) fused.per_class[k] = per_class(k);
     LatticePass<T>& pass = passes_.front();
+    pass.set_round(1);
     run_fused(context_, Stage::kFirst, pass.list(), fused);
     for (int64_t i = 1; i <= a_.iterations; ++i) {
+      pass.set_round(static_cast<int>((i + 1) % 2));
       pass.blur();
       run_fused(context_, i < a_.iterations ? Stage::kMiddle : Stage::kLast, pass.list(), fused);
     }

@@ -9,14 +9,29 @@ namespace densecrf::cuda {
 // One lattice of a pass. Splatting a tile leaves a partial row for each of its tile rows; the
 // partial rows of a vertex are added to its row in the order of the tiles, so that sums do not
 // depend on which block came first.
+//
+// Rows lie in two buffers and go to and fro: partial rows in one, their sums in the other, after
+// every blurred axis in the one that they were not in. Values may go through a lattice in rounds,
+// numbered 0, 1, 0, 1 and so on: a round begins where the blurred rows of the one before are not.
 template <typename T>
 struct PassLattice {
   LatticeView<T> lattice;
   int64_t copies;   // sets of rows: as many as images where one lattice serves all, else 1
   const T* weight;  // [batch, tiles, V, 256] barycentric weight times what splat multiplies by
   const T* scale;   // [batch, tiles, 256] what a sliced value is multiplied by besides
-  T* rows;          // [copies, capacity, chunks]
-  T* partial;       // [copies, tile_row_capacity, chunks]
+  T* buffer[2];     // room for [copies, tile_row_capacity or capacity, chunks] each
+
+  // Partial rows of a round [copies, tile_row_capacity, chunks].
+  __device__ __forceinline__ T* partial(int round) const {
+    return buffer[round * lattice.vertices_per_point % 2];
+  }
+  // Rows of a round after so many steps of the blur [copies, capacity, chunks].
+  __device__ __forceinline__ T* rows(int round, int steps) const {
+    return buffer[(round * lattice.vertices_per_point + steps + 1) % 2];
+  }
+  __device__ __forceinline__ T* blurred(int round) const {
+    return rows(round, lattice.vertices_per_point);
+  }
 
   // Place of an image's tile in what has [batch, tiles]; and its set of rows.
   __device__ __forceinline__ int64_t tile_of(int64_t image, int64_t tile) const {
@@ -44,7 +59,9 @@ template <typename T>
 struct PassList {
   PassLattice<T> lattice[kListed];
   int count;
-  int chunks;  // of a row
+  int chunks;    // of a row
+  bool adjoint;  // the blur takes the axes in reverse
+  int round;     // that the launch slices, or else splats or blurs
   int64_t images;
   TileMap tiles;           // of every lattice
   const int32_t* running;  // [1] images that have not converged; null: none ever does
@@ -70,6 +87,9 @@ struct BlockShares {
     int k = 0;
     while (block >= first[k + 1]) ++k;
     return k;
+  }
+  __device__ __forceinline__ BlockPlace place(int k, int64_t block) const {
+    return {block - first[k], first[k + 1] - first[k]};
   }
 };
 

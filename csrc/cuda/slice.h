@@ -7,17 +7,17 @@
 
 namespace densecrf::cuda {
 
-// The sum of weight * row over the vertices of the point in `lane`, for the chunks first + i lanes
-// of the row. `at`: the tile's place in what has [batch, tiles].
+// The sum of weight * row, blurred in a round, over the vertices of the point in `lane`, for the
+// chunks first + i lanes of the row. `at`: the tile's place in what has [batch, tiles].
 template <int kChunks, typename T>
-__device__ __forceinline__ void slice_point(const PassLattice<T>& pass, int64_t at, int64_t copy,
-                                            int lane, int chunks, int first, int lanes,
-                                            Chunk<T>* sum) {
+__device__ __forceinline__ void slice_point(const PassLattice<T>& pass, int round, int64_t at,
+                                            int64_t copy, int lane, int chunks, int first,
+                                            int lanes, Chunk<T>* sum) {
   const LatticeView<T>& lattice = pass.lattice;
   const int64_t incidence = at * lattice.vertices_per_point * kTile + lane;
   const int32_t* row = lattice.row + incidence;
   const T* weight = pass.weight + incidence;
-  const Chunk<T>* rows = as_chunks(pass.rows) + copy * lattice.capacity * chunks + first;
+  const Chunk<T>* rows = as_chunks(pass.blurred(round)) + copy * lattice.capacity * chunks + first;
 #pragma unroll 3
   for (int r = 0; r < lattice.vertices_per_point; ++r) {
     const T w = weight[r * kTile];
@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kTile, kResident)
       T* to = result + (image * tiles.points + point) * channels + first;
       for (int c = mine.chunk; c < chunks; c += mine.lanes) {
         Chunk<T> sum = Chunk<T>::zero();
-        slice_point<1>(pass, at, pass.copy_of(image), lane, chunks, c, 1, &sum);
+        slice_point<1>(pass, list.round, at, pass.copy_of(image), lane, chunks, c, 1, &sum);
         for (int i = 0; i < kChunk<T>; ++i) {
           const int channel = c * kChunk<T> + i;
           if (channel < count) to[channel] = sum.value[i] * scale;
