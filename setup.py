@@ -40,7 +40,6 @@ STABLE_ABI = (
     "-DTORCH_TARGET_VERSION=0x020a000000000000"  # the stable ABI of torch 2.10, and nothing else
 )
 ARCHS = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
-EMBEDDING = {"build.cu", "feature_gradient.cu"}  # CUDA sources that embed points
 # CPython without the GIL has no limited API yet: there the wheel serves one version of Python.
 ABI3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
 PYTHON_API = ["-DPy_LIMITED_API=0x030a0000"] if ABI3 else []
@@ -193,7 +192,7 @@ def cuda_units(home: Path, flags: list[str], made_by: str) -> list[Unit]:
             s,
             OBJECTS / s.relative_to("csrc").with_suffix(".o"),
             # a*b+c in one operation could move a point to another vertex of the lattice
-            (*command, *(["-fmad=false"] if s.name in EMBEDDING else [])),
+            (*command, *(["-fmad=false"] if s.name in native.CUDA_EMBEDDING else [])),
             made_by,
         )
         for s in found

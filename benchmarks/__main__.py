@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks {crf,memory,gradients,training,readme}``."""
+"""The command line: ``python -m benchmarks {crf,memory,gradients,agreement,training,readme}``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import crf, footprint, gpu, gradients, machine, readme, report
+from . import agreement, crf, footprint, gpu, gradients, machine, readme, report
 from .cases import PARAMS, ROOT, Params, Size, photographs
 
 SIZES = ("500x375x21", "2048x1024x19")
@@ -73,6 +73,13 @@ def _parser() -> argparse.ArgumentParser:
     _common(backward, GRADIENT_SIZES)
     backward.add_argument("--threads", type=_positive, help="default: all cores")
     backward.add_argument("--repeats", type=_positive, help="default: 7, --quick 2")
+
+    emulated = commands.add_parser(
+        "agreement", help="the CUDA backend in the emulator against the CPU backend"
+    )
+    emulated.set_defaults(run=_agreement)
+    _common(emulated, SIZES[:1])
+    emulated.add_argument("--pictures", nargs="+", metavar="NAME", help="default: all there are")
 
     tables = commands.add_parser("readme", help="rewrite the measured tables of README.md")
     tables.set_defaults(run=_readme)
@@ -185,6 +192,20 @@ def _gradients(arguments: argparse.Namespace) -> None:
         arguments.threads or machine.cores(),
         arguments.iterations,
         arguments.repeats or (2 if quick else 7),
+        _output(arguments),
+        quick,
+    )
+
+
+def _agreement(arguments: argparse.Namespace) -> None:
+    quick: bool = arguments.quick
+    defaults = QUICK_SIZES if quick else SIZES[:1]
+    names = arguments.params or (COARSE_AND_FINE if quick else tuple(PARAMS))
+    agreement.run(
+        arguments.sizes or [Size.parse(text) for text in defaults],
+        [PARAMS[name] for name in names],
+        arguments.pictures or (list(photographs())[:1] if quick else None),
+        arguments.iterations,
         _output(arguments),
         quick,
     )

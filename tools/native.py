@@ -52,6 +52,9 @@ OTHER_TIERS: dict[str, list[str]] = {"baseline": []}
 CONTRACTED = {"feature_gradient.cpp", "filter.cpp", "mean_field.cpp", "mean_field_gradient.cpp"}
 
 
+# CUDA sources that embed points: there nvcc must not contract either.
+CUDA_EMBEDDING = {"build.cu", "feature_gradient.cu"}
+
 # The lines in which nvcc -Xptxas=-v tells what kernels take; tools/cuda_resources.py reads them.
 PTXAS_REPORT = re.compile(r"ptxas info\b|\s+\d+ bytes stack frame")
 
@@ -215,11 +218,24 @@ def link(command: Sequence[str], output: Path) -> None:
     run([*compiler(), *command, *user, "-o", str(output)])
 
 
-def emulated_cuda(folder: Path, flags: Sequence[str]) -> list[Unit]:
-    """The CUDA backend as C++, whose kernels the emulator in csrc/testing runs."""
+def emulator_units(folder: Path, flags: Sequence[str]) -> list[Unit]:
+    """The emulator in csrc/testing, which runs CUDA kernels."""
+    # TSAN must not take what the scheduler does for accesses of the kernels.
+    blind = ["-fno-sanitize=thread"] if "-fsanitize=thread" in flags else []
+    emulator = sources("csrc/testing/emulator")
+    return [unit(source, folder, [*flags, *blind]) for source in emulator]
+
+
+def emulated_cuda(folder: Path, flags: Sequence[str], contracted: bool = False) -> list[Unit]:
+    """The CUDA backend as C++ for the emulator; ``contracted``: where nvcc does so, a*b+c too."""
     # What nvcc is asked to unroll means nothing here.
     as_cpp = ["-Wno-unknown-pragmas", "-x", "c++"]
-    return [unit(source, folder, [*flags, *as_cpp]) for source in sources("csrc/cuda", ".cu")]
+    units = []
+    for source in sources("csrc/cuda", ".cu"):
+        fused = contracted and source.name not in CUDA_EMBEDDING
+        contraction = ["-ffp-contract=fast"] if fused else []
+        units.append(unit(source, folder, [*flags, *as_cpp, *contraction]))
+    return units
 
 
 def cpp_tests(folder: Path, flags: Sequence[str], cuda: bool, only: str = "*") -> list[Path]:
@@ -236,12 +252,7 @@ def cpp_tests(folder: Path, flags: Sequence[str], cuda: bool, only: str = "*") -
     ]
     if not tests:
         raise fail(f"tests/cpp holds no test that fits {only!r}")
-    # TSAN must not take what the CUDA emulator's scheduler does for accesses of the kernels.
-    blind = ["-fno-sanitize=thread"] if "-fsanitize=thread" in flags else []
-    emulator = [
-        unit(source, folder, [*flags, *blind]) for source in sources("csrc/testing/emulator")
-    ]
-    emulated = [*emulator, *emulated_cuda(folder, flags)] if cuda else []
+    emulated = [*emulator_units(folder, flags), *emulated_cuda(folder, flags)] if cuda else []
     objects = compile_all([*cpu_units(folder, flags), *emulated])
     programs = []
     for test in compile_all(tests):
