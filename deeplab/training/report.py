@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
+from .board import Board
 from .state import HISTORY, replace_file
 
 
@@ -31,22 +33,13 @@ class Report:
         self, folder: Path, *, first: bool, iterations: int, done: int, tensorboard: bool
     ) -> None:
         self._history = folder / HISTORY if first else None
-        self._board: Any = None
+        self._lacking = False  # and it was said
         self._bar = tqdm(
             total=iterations, initial=done, unit="it", disable=not first, dynamic_ncols=True
         )
         if self._history is not None:
             self._forget_after(done)
-        if first and tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ModuleNotFoundError as error:
-                raise ModuleNotFoundError(
-                    "run.tensorboard = true needs TensorBoard: pip install 'densecrf-gpu[train]', "
-                    "or set it to false"
-                ) from error
-            writer: Any = SummaryWriter
-            self._board = writer(folder / "tensorboard", purge_step=done)
+        self._board = Board(folder / "tensorboard", done, self.say) if first and tensorboard else None
 
     def _forget_after(self, done: int) -> None:
         """Drops lines of iterations that a resumed run will do again."""
@@ -54,7 +47,7 @@ class Report:
         if not self._history.is_file():
             return
         lines = self._history.read_text().splitlines()
-        kept = [line for line in lines if json.loads(line)["iteration"] <= done]
+        kept = [line for line in lines if _iteration(line) <= done]
         replace_file(self._history, lambda part: _write_lines(part, kept))
 
     def step(self) -> None:
@@ -68,13 +61,20 @@ class Report:
         if self._history is not None:
             finite = {k: v if math.isfinite(v) else None for k, v in values.items()}
             try:
-                with self._history.open("a") as file:
-                    file.write(json.dumps({"iteration": iteration, **finite}) + "\n")
+                _append_line(self._history, json.dumps({"iteration": iteration, **finite}))
+                self._lacking = False
             except OSError as error:
-                self.say(f"the history could not be written: {error}")
+                if not self._lacking:
+                    why = error.strerror or error
+                    self.say(f"{self._history} lacks lines from now on: {why}; training goes on")
+                self._lacking = True
         if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, iteration)
+            self._board.log(iteration, values)
+
+    def flush(self) -> None:
+        """Returns once all that was logged is written."""
+        if self._board is not None:
+            self._board.flush()
 
     def say(self, message: str) -> None:
         """A line above the progress bar, on stderr."""
@@ -86,6 +86,28 @@ class Report:
         self._bar.close()
         if self._board is not None:
             self._board.close()
+
+
+def _iteration(line: str) -> float:
+    """The iteration of a line of the history; of one that a crash cut short, none to be kept."""
+    try:
+        found: int = json.loads(line)["iteration"]
+    except ValueError:
+        return math.inf
+    return found
+
+
+def _append_line(path: Path, line: str) -> None:
+    """Writes a whole line or, where the disk is full, nothing of it."""
+    with path.open("ab", buffering=0) as file:
+        end = file.tell()
+        data = f"{line}\n".encode()
+        try:
+            if file.write(data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            file.truncate(end)
+            raise
 
 
 def _write_lines(path: Path, lines: list[str]) -> None:

@@ -78,6 +78,8 @@ def _set_deterministic(wanted: bool) -> None:
 
 
 def _check_folder(folder: Path, resume: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise SettingsError(f"expected a folder for the run, found a file at {folder}")
     if not resume and (folder / STATE).exists():
         raise ResumeError(f"{folder} holds a run already: resume it, or choose another folder")
 

@@ -270,10 +270,15 @@ class Trainer:
             "optimizer.warmup may help"
         )
 
+    def _check_weights(self) -> None:
+        for name, tensor in self.model.state_dict().items():
+            self._check_finite(tensor, f"{name} is not finite")
+
     def _validate(self, report: Report, interrupt: Interrupt) -> None:
         """Mean IoU on the validation set; keeps the network if it is the best so far."""
         if self.val_set is None:
             return
+        self._check_weights()
         model = self.kept
         model.eval()
         scores = validate(model, self.val_set, self.group, lambda: interrupt.requested)
@@ -291,10 +296,10 @@ class Trainer:
 
     def _save(self, report: Report, last: bool = False) -> None:
         """Writes state and network, unless a weight is no finite number any more."""
-        for name, tensor in self.model.state_dict().items():
-            self._check_finite(tensor, f"{name} is not finite")
+        self._check_weights()
         if not self.group.first:
             return
+        report.flush()
         state = {
             "settings": self.settings.to_json(),
             "iterations": self.done,

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pictures
 import pytest
@@ -211,6 +211,45 @@ def test_a_run_that_crashed_goes_on_from_its_last_checkpoint(
     assert _history(tmp_path / "parts") == _history(tmp_path / "whole")
 
 
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_goes_on_to_the_bit(
+    config: Path, tmp_path: Path
+) -> None:
+    """SIGKILL, to the command and to those that read pictures for it, wherever they are."""
+    options = ["run.iterations=24", "run.save_every=3", "run.log_every=1", "data.workers=1"]
+    sets = [word for option in options for word in ("--set", option)]
+    environment = {**os.environ, "PYTHONPATH": str(pictures.ROOT), "OMP_NUM_THREADS": "1"}
+
+    def start(folder: Path, *more: str) -> subprocess.Popen[bytes]:
+        command = [
+            sys.executable, "-m", "deeplab", "train", str(config), "-o", str(folder),
+            "--device", "cpu", "--threads", "1", *sets, *more,
+        ]  # fmt: skip
+        return subprocess.Popen(
+            command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+
+    def reached(folder: Path) -> int:
+        history = folder / "history.jsonl"
+        return len(history.read_text().splitlines()) if history.exists() else 0
+
+    assert start(tmp_path / "whole").wait(timeout=300) == 0
+    parts = tmp_path / "parts"
+    for lines in (6, 17):
+        resume = ["--resume"] if parts.exists() else []
+        with start(parts, *resume) as process:
+            deadline = time.monotonic() + 120
+            while reached(parts) < lines and process.poll() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            os.killpg(process.pid, signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
+    assert start(parts, "--resume").wait(timeout=300) == 0
+    for name in ("last.safetensors", "best.safetensors"):
+        _assert_same(_weights(tmp_path / "whole", name), _weights(parts, name))
+    assert _history(parts) == _history(tmp_path / "whole")
+
+
 def test_a_run_is_neither_overwritten_nor_mixed(config: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.raises(ResumeError, match="no run to go on with"):
@@ -219,9 +258,23 @@ def test_a_run_is_neither_overwritten_nor_mixed(config: Path, tmp_path: Path) ->
     before = _weights(folder)
     with pytest.raises(ResumeError, match="holds a run already"):
         _run(config, folder, "run.iterations=1", "data.val=")
-    with pytest.raises(ResumeError, match="other settings"):
+    with pytest.raises(ResumeError, match=r"expected run\.iterations = 1, found 2"):
         _run(config, folder, "run.iterations=2", "data.val=", resume=True)
     _assert_same(before, _weights(folder))
+
+
+def test_a_damaged_state_is_named(config: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    _run(config, folder, "run.iterations=1", "data.val=")
+    state_file = folder / "last.pt"
+    whole = state_file.read_bytes()
+    for damaged in (b"", b"something else", whole[: len(whole) // 2]):
+        state_file.write_bytes(damaged)
+        with pytest.raises(ResumeError, match=r"last\.pt is no state of a run, or a damaged one"):
+            _run(config, folder, "run.iterations=1", "data.val=", resume=True)
+    torch.save({"iterations": 1}, state_file)
+    with pytest.raises(ResumeError, match="it lacks average, best"):
+        _run(config, folder, "run.iterations=1", "data.val=", resume=True)
 
 
 def test_a_run_that_diverges_keeps_its_last_good_checkpoint(
@@ -252,14 +305,14 @@ def test_a_full_disk_neither_stops_a_run_nor_harms_what_is_there(
     saves = [0]
     real = torch.save
 
-    def save(what: Any, path: Path) -> None:
+    def save(what: Any, file: IO[bytes]) -> None:
         saves[0] += 1
         if saves[0] == 2:
             held = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
             assert held["iterations"] == 2
-            Path(path).write_bytes(b"half")
+            file.write(b"half")
             raise RuntimeError("PytorchStreamWriter failed writing file: no space left")
-        real(what, path)
+        real(what, file)
 
     monkeypatch.setattr(state.torch, "save", save)
     outcome = _run(config, tmp_path / "run", "data.val=")
@@ -274,13 +327,13 @@ def test_a_disk_full_at_the_end_is_an_error_and_the_checkpoint_before_stays(
 ) -> None:
     real = torch.save
 
-    def save(what: dict[str, Any], path: Path) -> None:
+    def save(what: dict[str, Any], file: IO[bytes]) -> None:
         if what["iterations"] == 6:
             raise OSError(28, "No space left on device")
-        real(what, path)
+        real(what, file)
 
     monkeypatch.setattr(state.torch, "save", save)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"last\.pt could not be written: No space left"):
         _run(config, tmp_path / "run", "data.val=")
     assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["iterations"] == 4
 
