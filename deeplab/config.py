@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, get_type_hints
 
+from .fields import typed
 from .inputs import SCHEMES
 
 BACKBONES = ("vgg16", "resnet50", "resnet101", "mobilenetv2", "xception65")
@@ -45,6 +46,14 @@ _READ_BY_HEAD = {
     "dropout": _ASPP_HEADS,
     "low_channels": ("decoder",),
     "refinements": ("decoder",),
+}
+
+_AT_LEAST = {
+    1: (
+        *("num_classes", "output_stride", "multi_grid", "rates"),
+        *("fov_kernel", "aspp_channels", "project_kernel", "low_channels"),
+    ),
+    0: ("cascade", "rates_at", "fov_hidden", "refinements"),
 }
 
 
@@ -88,8 +97,9 @@ class Config:
         refinements: number of 3×3 convolutions in the decoder.
 
     Raises:
-        ValueError: a value is not among the choices, or a field is set that the backbone or head
-            does not read.
+        TypeError: a value is of another type.
+        ValueError: a value is not among the choices or out of range, or a field is set that the
+            backbone or head does not read.
     """
 
     backbone: str
@@ -126,16 +136,16 @@ class Config:
     refinements: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("scales", "multi_grid", "rates"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        hints = get_type_hints(type(self))
+        for field in fields(self):
+            value = typed(getattr(self, field.name), hints[field.name], field.name)
+            object.__setattr__(self, field.name, value)
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(
                     f"expected {name} to be one of {choices}, found {getattr(self, name)!r}"
                 )
-        for name in ("num_classes", "output_stride", "aspp_channels", "low_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} >= 1, found {getattr(self, name)}")
+        self._check_ranges()
         if self.scales[:1] != (1.0,) or min(self.scales) <= 0:
             raise ValueError(f"expected scales to be positive and to start at 1, got {self.scales}")
         if self.head in _ATROUS_HEADS and not self.rates:
@@ -147,6 +157,20 @@ class Config:
         self._check_unread(self.backbone, _READ_BY_BACKBONE)
         self._check_unread(self.head, _READ_BY_HEAD)
         self.rates_for(self.output_stride)
+
+    def _check_ranges(self) -> None:
+        for least, names in _AT_LEAST.items():
+            for name in names:
+                found = getattr(self, name)
+                smallest = min(found, default=least) if isinstance(found, tuple) else found
+                if smallest < least:
+                    raise ValueError(f"expected {name} >= {least}, found {found}")
+        for name in ("bn_eps", "backbone_bn_eps", "bn_momentum"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"expected {name} > 0, found {getattr(self, name)}")
+        for name in ("dropout", "bn_momentum"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"expected {name} in [0, 1], found {getattr(self, name)}")
 
     def _check_unread(self, reader: str, table: dict[str, tuple[str, ...]]) -> None:
         for field in fields(self):

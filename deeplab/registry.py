@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from .config import Config
+from .fields import near
 from .models import DeepLab
 
 _VGG: dict[str, Any] = {
@@ -76,6 +78,10 @@ def model_config(name: str, **options: Any) -> Config:
         raise ValueError(
             f"expected the name of a model, one of {', '.join(MODELS)}; found {name!r}"
         )
+    known = [field.name for field in fields(Config)]
+    for option in options:
+        if option not in known:
+            raise TypeError(f"{option!r} is no option of a network: {near(option, known)}")
     return Config(**{**_MODELS[name], **options})
 
 

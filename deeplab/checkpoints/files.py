@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import pickle
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,10 +58,15 @@ def read(path: Path, allow: Sequence[Allowed] = ()) -> tuple[dict[str, Tensor], 
     try:
         with torch.serialization.safe_globals([*SAFE_TYPES, *allow]):
             held = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except OSError:
+        raise
+    except Exception as error:  # whatever torch's unpickler stumbles over
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if refused is None:
+            raise CheckpointError(f"{path} is no checkpoint, or a damaged one") from error
         raise CheckpointError(
-            f"{path} holds more than weights. If you trust the type that is named below, pass it "
-            f"in allow=[...]; nothing of the file was run.\n{error}"
+            f"{path} holds more than weights, {refused[1]}: if you trust that type, pass it in "
+            "allow=[...]; nothing of the file was run"
         ) from error
     return unwrap(held, path), {}
 

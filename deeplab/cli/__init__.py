@@ -25,9 +25,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{args.parser.prog}: {error} (see {args.parser.prog} --help)", file=sys.stderr)
         return 2
     except (FileError, OSError) as error:
-        print(f"{args.parser.prog}: {error}", file=sys.stderr)
+        print(f"{args.parser.prog}: {_said(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{args.parser.prog}: interrupted", file=sys.stderr)
         return 130
     return code
+
+
+def _said(error: FileError | OSError) -> str:
+    """The system's errors as the others: the file, then what is wrong with it."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)

@@ -20,6 +20,7 @@ from .options import (
     choose_crf,
     load_network,
     open_data,
+    prepare_output,
     progress_bar,
     whole_number,
 )
@@ -79,7 +80,10 @@ def run_eval(args: argparse.Namespace) -> int:
     if args.plot is not None:
         if not args.trimap:
             raise UsageError("--plot draws trimap scores: say --trimap, such as 1-40")
-        _need_matplotlib()
+        _check_plot(args.plot)
+    for flag, path in (("--json", args.json), ("--plot", args.plot)):
+        if path is not None:
+            prepare_output(flag, path)
     shard = Shard.from_environment()
     loaded = load_network(args, shard)
     dataset = open_data(args, loaded)
@@ -144,9 +148,15 @@ def process_group(shard: Shard, device: str) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _need_matplotlib() -> None:
+def _check_plot(path: Path) -> None:
     if find_spec("matplotlib") is None:
         raise UsageError("--plot needs matplotlib: pip install matplotlib")
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.lstrip(".").lower() not in kinds:
+        known = ", ".join(f".{kind}" for kind in sorted(kinds))
+        raise UsageError(f"--plot {path}: expected a suffix among {known}")
 
 
 def _widths(text: str) -> tuple[int, ...]:

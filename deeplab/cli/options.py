@@ -239,6 +239,21 @@ def open_data(args: argparse.Namespace, loaded: Loaded) -> SegmentationDataset:
     return dataset
 
 
+def prepare_output(flag: str, path: Path, *, folder: bool = False) -> None:
+    """Makes room for a result before hours are spent on it.
+
+    Raises:
+        UsageError: there cannot be such a file, or folder.
+    """
+    home = path if folder else path.parent
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{flag} {path}: {home} cannot be a folder: {error.strerror}") from error
+    if path.is_dir() != folder:
+        raise UsageError(f"{flag} {path}: expected a file, found a folder")
+
+
 def progress_bar(
     args: argparse.Namespace, shard: Shard, unit: str
 ) -> Callable[[Iterable[Any], int], Iterable[Any]] | None:

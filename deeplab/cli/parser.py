@@ -49,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     # The subcommands' modules need add_command of this one.
     from .eval import add_eval_parser
     from .models import add_models_parser
+    from .options import whole_number
     from .predict import add_predict_parser
     from .train import add_train_parser
     from .tune import add_tune_parser
@@ -67,7 +68,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_train_parser(subparsers)
     demo = add_command(subparsers, "demo", "label a photograph that comes with the package")
     demo.add_argument("-o", "--output", type=Path, default=Path("deeplab-demo.png"), metavar="PNG")
-    demo.add_argument("--threads", type=int, metavar="N", help="CPU threads [torch's]")
+    threads = "CPU threads [torch's]"
+    demo.add_argument("--threads", type=whole_number(1), metavar="N", help=threads)
     demo.set_defaults(run=_run_demo)
     add_models_parser(subparsers)
     return parser

@@ -18,6 +18,7 @@ from .options import (
     add_run_options,
     choose_crf,
     load_network,
+    prepare_output,
     progress_bar,
     whole_number,
 )
@@ -77,6 +78,7 @@ def run_predict(args: argparse.Namespace) -> int:
         )
     except FileError as error:
         raise UsageError(str(error)) from error
+    prepare_output("-o", args.out, folder=True)
     mine = jobs[shard.rank :: shard.size]
     loaded = load_network(args, shard)
     predictor = Predictor(

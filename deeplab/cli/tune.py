@@ -17,6 +17,7 @@ from .options import (
     choose_device,
     load_network,
     open_data,
+    prepare_output,
     progress_bar,
     whole_number,
 )
@@ -90,6 +91,7 @@ def run_tune(args: argparse.Namespace) -> int:
         raise UsageError(f"the search runs in one process, found {shard.size}")
     if args.out.suffix != ".json":
         raise UsageError(f"expected -o of a .json file, found {args.out}")
+    prepare_output("-o", args.out)
     try:
         require_backend(choose_device(args.device, shard))
     except RuntimeError as error:

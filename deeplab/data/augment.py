@@ -92,9 +92,9 @@ class Augmentation:
         low, high = self.scales
         if not self.scale_step:
             return float(rng.uniform(low, high))
-        return low + self.scale_step * int(
-            rng.integers(0, round((high - low) / self.scale_step) + 1)
-        )
+        # All steps up to the largest factor; a share of a step forgives what rounding took.
+        steps = int((high - low) / self.scale_step + 1e-6)
+        return low + self.scale_step * int(rng.integers(0, steps + 1))
 
     def _jitter(self, image: Tensor, rng: np.random.Generator) -> Tensor:
         brightness, contrast, saturation = rng.uniform(

@@ -162,8 +162,12 @@ def matching_pairs(images: Path, labels: Path, names: Sequence[str] | None = Non
 
 
 def read_list(path: Path) -> list[str]:
-    """The lines of a list that are not empty."""
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    """The lines of a list that are not empty; ValueError if it is no text."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: {error}") from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _first_folder(root: Path, candidates: Iterable[str], needed: str) -> Path:

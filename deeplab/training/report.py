@@ -39,7 +39,9 @@ class Report:
         )
         if self._history is not None:
             self._forget_after(done)
-        self._board = Board(folder / "tensorboard", done, self.say) if first and tensorboard else None
+        self._board: Board | None = None
+        if first and tensorboard:
+            self._board = Board(folder / "tensorboard", done, self.say)
 
     def _forget_after(self, done: int) -> None:
         """Drops lines of iterations that a resumed run will do again."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
+
+from deeplab.fields import near, typed
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,6 +26,19 @@ _CHOICES = {
     "batch_norm": ("train", "sync", "frozen_statistics", "frozen"),
     "amp": ("none", "bfloat16", "float16"),
     "class_weights": ("none", "median_frequency"),
+}
+
+_AT_LEAST = {
+    1: (
+        *("run.iterations", "run.batch_size", "run.accumulate", "run.log_every", "run.save_every"),
+        "optimizer.step_every",
+    ),
+    0: (
+        *("run.seed", "run.validate_every", "data.workers", "loss.ohem_warmup", "loss.auxiliary"),
+        *("optimizer.lr", "optimizer.bias_lr", "optimizer.head_lr", "optimizer.classifier_lr"),
+        *("optimizer.momentum", "optimizer.weight_decay", "optimizer.warmup", "optimizer.power"),
+        "optimizer.step_factor",
+    ),
 }
 
 
@@ -201,17 +215,22 @@ class Settings:
                         f"expected {table.name}.{name} to be one of {', '.join(choices)}; "
                         f"found {value!r}"
                     )
+        for least, names in _AT_LEAST.items():
+            for name in names:
+                value = attrgetter(name)(self)
+                _expect(value >= least, f"{name} >= {least}", value)
         run, data, loss = self.run, self.data, self.loss
-        for name in ("batch_size", "accumulate", "log_every", "save_every", "iterations"):
-            _expect(getattr(run, name) >= 1, f"run.{name} >= 1", getattr(run, name))
-        for name in ("lr", "bias_lr", "head_lr", "classifier_lr"):
-            value = getattr(self.optimizer, name)
-            _expect(value >= 0, f"optimizer.{name} >= 0", value)
+        _expect(self.optimizer.momentum < 1, "optimizer.momentum < 1", self.optimizer.momentum)
+        _expect(bool(data.train), "data.train to name a split", data.train)
+        _expect(all(0 <= v < 256 for v in data.ignore), "data.ignore in 0…255", data.ignore)
         _expect(min(data.window) >= 1, "data.crop >= 1", data.crop)
         _expect(0 < data.scales[0] <= data.scales[1], "0 < scales[0] <= scales[1]", data.scales)
         _expect(data.scale_step >= 0, "data.scale_step >= 0", data.scale_step)
         _expect(0 <= data.color_jitter < 1, "0 <= data.color_jitter < 1", data.color_jitter)
         _expect(0 < loss.ohem <= 1, "0 < loss.ohem <= 1", loss.ohem)
+        if isinstance(loss.class_weights, tuple):
+            sound = min(loss.class_weights, default=0) >= 0 and sum(loss.class_weights) > 0
+            _expect(sound, "loss.class_weights >= 0, one of them > 0", list(loss.class_weights))
         _expect(0 <= run.ema < 1, "0 <= run.ema < 1", run.ema)
 
     def to_json(self) -> str:
@@ -232,9 +251,9 @@ def load_settings(source: str, overrides: Sequence[str] = ()) -> Settings:
     """
     path = config_path(source)
     try:
-        tables = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{path}: {error}") from error
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is no TOML: {error}") from error
     for override in overrides:
         _override(tables, override)
     try:
@@ -288,9 +307,7 @@ def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
     hints = typing.get_type_hints(kind)
     unknown = [key for key in values if key not in hints]
     if unknown:
-        close = get_close_matches(unknown[0], hints, 1)
-        hint = f"; did you mean {where}{close[0]}?" if close else f"; it has {', '.join(hints)}"
-        raise SettingsError(f"unknown key {where}{unknown[0]}{hint}")
+        raise SettingsError(f"unknown key {where}{unknown[0]}: {near(unknown[0], hints, where)}")
     built: dict[str, Any] = {}
     for spec in dataclasses.fields(kind):
         if dataclasses.is_dataclass(hints[spec.name]):
@@ -299,30 +316,13 @@ def _build(kind: Any, values: Mapping[str, Any], where: str) -> Any:
                 raise SettingsError(f"expected a table [{spec.name}], found {table!r}")
             built[spec.name] = _build(hints[spec.name], table, f"{spec.name}.")
         elif spec.name in values:
-            built[spec.name] = _typed(values[spec.name], hints[spec.name], where + spec.name)
+            try:
+                built[spec.name] = typed(values[spec.name], hints[spec.name], where + spec.name)
+            except TypeError as error:
+                raise SettingsError(str(error)) from error
         elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
             raise SettingsError(f"{where}{spec.name} is missing")
     return kind(**built)
-
-
-def _typed(value: Any, hint: Any, name: str) -> Any:
-    """The value as its field's type, or SettingsError."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for option in options:
-        origin, inner = typing.get_origin(option), typing.get_args(option)
-        if origin is tuple and isinstance(value, list):
-            kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
-            if len(kinds) == len(value):
-                return tuple(_typed(v, k, name) for v, k in zip(value, kinds, strict=True))
-        elif origin is dict and isinstance(value, dict):
-            return value
-        elif option is float and isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-        elif isinstance(option, type) and type(value) is option:
-            return value
-    wanted = " or ".join(getattr(o, "__name__", str(o)) if not typing.get_args(o) else str(o)
-                         for o in options)  # fmt: skip
-    raise SettingsError(f"expected {name} to be {wanted}, found {value!r}")
 
 
 def _expect(holds: bool, condition: str, found: object) -> None:

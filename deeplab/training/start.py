@@ -131,13 +131,20 @@ def build_model(settings: Settings, num_classes: int) -> DeepLab:
     """The network as a run starts with it; the seed draws what no checkpoint gives.
 
     Raises:
-        SettingsError: the window does not fit the network's strides.
-        ValueError, TypeError: an option of the network is wrong.
+        SettingsError: there is no such network, an option of it is wrong, or the window does not
+            fit its strides.
         CheckpointError: a checkpoint does not fit.
     """
     torch.manual_seed(seed_of(settings.run.seed))
     chosen = settings.model
-    model = deeplab.build(chosen.name, num_classes=num_classes, **chosen.options)
+    if "num_classes" in chosen.options:
+        raise SettingsError(
+            f"model.options.num_classes is not to be set: the data has {num_classes} classes"
+        )
+    try:
+        model = deeplab.build(chosen.name, num_classes=num_classes, **chosen.options)
+    except (ValueError, TypeError) as error:
+        raise SettingsError(f"model: {error}") from error
     if model.auxiliary is not None and len(model.config.scales) > 1:
         raise SettingsError("a network of several scales has no loss for an auxiliary classifier")
     if model.config.head == "sum":
@@ -165,6 +172,10 @@ def _start_from(model: DeepLab, path: Path) -> None:
     for key, tensor in wanted.items():
         fits = key in loaded and loaded[key].shape == tensor.shape
         if not fits and not key.startswith(fresh):
-            raise CheckpointError(f"{path} does not fit {model.config.backbone}: {key}")
+            found = list(loaded[key].shape) if key in loaded else "none"
+            raise CheckpointError(
+                f"{path} does not fit the network: expected {key} {list(tensor.shape)}, "
+                f"found {found}"
+            )
         state[key] = loaded[key] if fits else tensor
     model.load_state_dict(state)

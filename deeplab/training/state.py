@@ -16,9 +16,10 @@ BEST = "best.safetensors"
 HISTORY = "history.jsonl"
 SETTINGS = "settings.json"
 # What is in STATE.
-KEYS = frozenset(
-    "average best counted iterations losses model optimizer scaler settings validated world".split()
-)
+KEYS = {
+    *("settings", "world", "iterations", "best", "validated", "losses", "counted"),
+    *("model", "average", "optimizer", "scaler"),
+}
 
 
 class ResumeError(ValueError):

@@ -81,6 +81,8 @@ def test_scales_keep_to_their_steps() -> None:
     rng = np.random.default_rng(0)
     drawn = {augmentation._scale(rng) for _ in range(200)}
     assert drawn == {0.5, 0.75, 1.0, 1.25, 1.5}
+    uneven = dataclasses.replace(augmentation, scale_step=0.4)
+    assert {round(uneven._scale(rng), 6) for _ in range(200)} == {0.5, 0.9, 1.3}
     between = dataclasses.replace(augmentation, scale_step=0.0)
     assert all(0.5 <= between._scale(rng) <= 1.5 for _ in range(50))
 

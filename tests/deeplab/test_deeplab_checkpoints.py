@@ -237,6 +237,7 @@ def test_other_types_are_refused_unless_allowed(tmp_path: Path, vainf: dict[str,
     with pytest.raises(deeplab.CheckpointError, match=r"allow=\[\.\.\.\]") as raised:
         deeplab.load(tmp_path / "file.pth")
     assert "PosixPath" in str(raised.value)
+    assert "\n" not in str(raised.value)
     allowed = (type(Path()), "pathlib.PosixPath")
     assert deeplab.load(tmp_path / "file.pth", allow=[allowed]).output_stride == 16
 
@@ -285,6 +286,12 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path: Path) -> None:
     torch.save({"epoch": 3}, tmp_path / "epoch.pth")
     with pytest.raises(deeplab.CheckpointError, match="holds no tensors"):
         deeplab.load(tmp_path / "epoch.pth")
+    torch.save({"weight": torch.zeros(9)}, tmp_path / "whole.pth")
+    whole = (tmp_path / "whole.pth").read_bytes()
+    for damaged in (b"", b"garbage", whole[: len(whole) // 2]):
+        (tmp_path / "damaged.pth").write_bytes(damaged)
+        with pytest.raises(deeplab.CheckpointError, match=r"damaged\.pth is no checkpoint"):
+            deeplab.load(tmp_path / "damaged.pth")
     (tmp_path / "bad.safetensors").write_bytes(b"no")
     with pytest.raises(deeplab.CheckpointError, match="is no safetensors file"):
         deeplab.load(tmp_path / "bad.safetensors")

@@ -188,6 +188,11 @@ def test_two_processes_find_what_one_finds(folder: Path) -> None:
         (f"eval {DATA} --device nothing", "--device nothing"),
         ("predict none*.png --weights tiny.safetensors -o out", "no images in none"),
         ("predict a/x.png b/x.png --weights tiny.safetensors -o out", "would overwrite"),
+        (f"eval {DATA} --trimap 2 --plot x.xyz", "--plot x.xyz: expected a suffix among"),
+        (f"eval {DATA} --json tiny.json/x.json", "--json tiny.json/x.json: tiny.json cannot be"),
+        (f"eval {DATA} --json data", "--json data: expected a file, found a folder"),
+        ("predict data/images/val --weights tiny.safetensors -o tiny.json", "cannot be a folder"),
+        (f"tune-crf {DATA} -o tiny.json/crf.json", "tiny.json cannot be a folder"),
         (f"tune-crf {DATA} -o crf.txt", "expected -o of a .json file, found crf.txt"),
     ],
 )

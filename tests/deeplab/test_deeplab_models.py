@@ -194,6 +194,10 @@ def test_batch_normalisation_has_the_papers_eps_and_momentum() -> None:
         ({"scales": (0.5, 1.0)}, "start at 1"),
         ({"multi_grid": (1, 2)}, "expected 3 factors"),
         ({"rates": ()}, "needs rates"),
+        ({"rates": (0, 1, 2)}, r"expected rates >= 1, found \(0, 1, 2\)"),
+        ({"refinements": -1}, "expected refinements >= 0, found -1"),
+        ({"dropout": 1.5}, r"expected dropout in \[0, 1\], found 1\.5"),
+        ({"bn_eps": 0}, r"expected bn_eps > 0, found 0\.0"),
     ],
 )
 def test_configurations_that_cannot_be_are_refused(
@@ -206,8 +210,25 @@ def test_configurations_that_cannot_be_are_refused(
 def test_unknown_names_and_options_are_refused() -> None:
     with pytest.raises(ValueError, match="found 'deeplabv4'"):
         deeplab.build("deeplabv4")
-    with pytest.raises(TypeError, match="atrous"):
+    with pytest.raises(TypeError, match="'atrous' is no option of a network: expected backbone, "):
         deeplab.build("deeplabv3_resnet50", atrous=True)
+    with pytest.raises(TypeError, match=r"did you mean output_stride\?"):
+        deeplab.build("deeplabv3_resnet50", output_strid=8)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"output_stride": "8"}, "expected output_stride to be int, found '8'"),
+        ({"rates": 6}, r"expected rates to be tuple\[int, \.\.\.\], found 6"),
+        ({"rates": (6, 12.5)}, "expected rates to be int, found 12.5"),
+        ({"align_corners": "yes"}, "expected align_corners to be bool, found 'yes'"),
+        ({"aspp_channels": True}, "expected aspp_channels to be int, found True"),
+    ],
+)
+def test_options_of_another_type_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        deeplab.model_config("deeplabv3_resnet50", **options)
 
 
 def test_a_configuration_survives_json() -> None:

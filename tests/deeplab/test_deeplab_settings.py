@@ -75,7 +75,7 @@ def test_defaults_and_overrides(minimal: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optimizer.momentun=0.9", r"unknown key optimizer\.momentun; did you mean optimizer\.mom"),
+        ("optimizer.momentun=0.9", r"unknown key optimizer\.momentun: did you mean optimizer\.mom"),
         ("run.iterations=2.5", r"expected run\.iterations to be int, found 2\.5"),
         ("run.iterations=0", r"run\.iterations >= 1, found 0"),
         ("run.amp=half", r"expected run\.amp to be one of none, bfloat16, float16; found 'half'"),
@@ -86,6 +86,16 @@ def test_defaults_and_overrides(minimal: Path) -> None:
         ("loss.ohem=0", r"0 < loss\.ohem <= 1, found 0"),
         ("optimizer", r"expected table\.key=value, found 'optimizer'"),
         ("extra.x=1", r"unknown key extra"),
+        ("model.options=3", r"expected model\.options to be a table, found 3"),
+        ("optimizer.momentum=1", r"expected optimizer\.momentum < 1, found 1"),
+        ("optimizer.weight_decay=-1", r"expected optimizer\.weight_decay >= 0, found -1"),
+        ("optimizer.step_every=0", r"expected optimizer\.step_every >= 1, found 0"),
+        ("run.validate_every=-1", r"expected run\.validate_every >= 0, found -1"),
+        ("data.workers=-1", r"expected data\.workers >= 0, found -1"),
+        ("data.train=", r"expected data\.train to name a split, found ''"),
+        ("data.ignore=[256]", r"expected data\.ignore in 0…255, found \(256,\)"),
+        ("loss.class_weights=[1, -1]", r"expected loss\.class_weights >= 0, .*found \[1\.0, -1\.0"),
+        ("loss.class_weights=[0, 0]", r"one of them > 0, found \[0\.0, 0\.0\]"),
     ],
 )
 def test_what_is_wrong_is_said(minimal: Path, override: str, message: str) -> None:
@@ -103,8 +113,9 @@ def test_a_missing_value_a_broken_file_and_no_file(minimal: Path, tmp_path: Path
     minimal.write_text("data = 3\n[model]\nname = 'x'")
     with pytest.raises(SettingsError, match=r"expected a table \[data\], found 3"):
         load_settings(str(minimal))
-    minimal.write_text("[data")
-    with pytest.raises(SettingsError, match=r"run\.toml"):
-        load_settings(str(minimal))
+    for broken in (b"[data", b"# \xe9"):
+        minimal.write_bytes(broken)
+        with pytest.raises(SettingsError, match=r"run\.toml is no TOML: "):
+            load_settings(str(minimal))
     with pytest.raises(FileNotFoundError, match="recipes are camvid"):
         load_settings("no_such_recipe")

@@ -352,6 +352,28 @@ def test_a_window_that_does_not_fit_v1_is_said_before(config: Path, tmp_path: Pa
              "model.options={}")  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.name=resnet", "model: expected the name of a model, .* found 'resnet'"),
+        ("model.options.rate=6", r"model: 'rate' is no option of a network: did you mean rates\?"),
+        ("model.options.num_classes=3", "is not to be set: the data has 4 classes"),
+    ],
+)
+def test_a_network_that_cannot_be_is_said_before(
+    config: Path, tmp_path: Path, override: str, message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        _run(config, tmp_path / "run", override)
+
+
+def test_a_checkpoint_of_another_network_is_refused(config: Path, tmp_path: Path) -> None:
+    other = deeplab.build("deeplabv3_mobilenetv2", num_classes=4, aspp_channels=8)
+    deeplab.save(other, tmp_path / "other.safetensors")
+    with pytest.raises(deeplab.CheckpointError, match=r"expected aspp.* \[256, .*found \[8, 320"):
+        _run(config, tmp_path / "run", f"model.weights={tmp_path / 'other.safetensors'}")
+
+
 def test_class_weights_are_one_per_class(config: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"expected 4 class weights.*found 2"):
         _run(config, tmp_path / "run", "loss.class_weights=[1, 2]")
