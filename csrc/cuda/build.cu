@@ -24,6 +24,15 @@ void copy_lattice(const LatticeShape& from_shape, const void* from_points,
   }
 }
 
+// Runs as one block.
+static __global__ void __launch_bounds__(kTile)
+    write_sizes(int64_t batch, const int32_t* image_count, const int32_t* failure, int64_t* sizes) {
+  for (int64_t b = threadIdx.x; b < batch; b += kTile) {
+    const int64_t count = image_count[b];
+    sizes[b] = *failure == kSound ? count : *failure == kOutOfRange ? -1 : -1 - count;
+  }
+}
+
 void count_vertices(const LatticeShape& shape, const void* vertices, int64_t* sizes,
                     const Context& context) {
   const LatticeView<float> lattice = lattice_view<float>(shape, vertices, vertices);

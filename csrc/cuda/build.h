@@ -2,30 +2,19 @@
 #pragma once
 
 #include <utility>
-#include <vector>
 
-#include "../key_layout.h"
 #include "embed.h"
-#include "lattice_build.h"
+#include "number.h"
 #include "ones.h"
 #include "tile_rows.h"
 #include "vertex_lists.h"
-#include "vertices.h"
 
 namespace densecrf::cuda {
 
-// Words that the keys can need: exactly, where the ranges of all features are known. Throws
-// std::invalid_argument where features of known range span too many bandwidths.
-template <typename T>
-int key_words(const BuildArguments& a) {
-  const int d = a.from.dimensions;
-  std::vector<double> low(d, 0.0), high(d);
-  for (int m = 0; m < d; ++m) {
-    if (has_data_range(a.from, m)) return most_words<T>(d);
-    const double last = m < a.from.sides ? static_cast<double>(a.from.tiles.size[m] - 1) : 255.0;
-    high[m] = last / a.sigmas.value[m] * feature_scale<double>(m, d);
-  }
-  return KeyLayout(low, high, ScalarTraits<T>::kMaxElevated).words();
+// A part of the lattice that is being built.
+template <typename P>
+P* writable(const P* part) {
+  return const_cast<P*>(part);
 }
 
 template <typename T, int kD>
@@ -59,33 +48,6 @@ void embed(const Context& context, EmbedArguments<T> a, int64_t tiles) {
   }
 }
 
-template <typename T>
-Plan<T> plan(const Context& context, const BuildArguments& a, int words, int32_t* failure) {
-  const int d = a.from.dimensions;
-  Plan<T> plan{};
-  plan.most_words = words;
-  plan.sigma = context.scratch<T>(d);
-  plan.scale = context.scratch<T>(d);
-  plan.words = context.scratch<int32_t>(1);
-  plan.factor = context.scratch<uint64_t>(int64_t{d + 1} * words);
-  plan.origin = context.scratch<uint64_t>(words);
-  plan.step = context.scratch<uint64_t>(int64_t{d + 1} * words);
-  plan.partial = context.scratch<double>(int64_t{2} * d * kRangeBlocks);
-  plan.low = context.scratch<double>(d);
-  plan.high = context.scratch<double>(d);
-  plan.field = context.scratch<KeyField>(d + 1);
-  int64_t blocks = 0;
-  if (has_data_range(a.from, d - 1)) {
-    const int64_t points = a.from.batch * a.from.tiles.points;
-    const int64_t wanted = grid_blocks(points, kPlanThreads, kPlanThreads);
-    blocks = wanted < kRangeBlocks ? wanted : kRangeBlocks;
-    launch(context.stream, measure_ranges<T>, blocks, kPlanThreads, a.from, plan.partial);
-  }
-  launch(context.stream, plan_keys<T>, 1, kPlanThreads, a.from, a.sigmas, static_cast<int>(blocks),
-         plan, failure);
-  return plan;
-}
-
 inline void find_rows(const Context& context, TileRowArguments a) {
   const int64_t blocks = grid_blocks(a.tiles, 1, kTile);
   if (a.vertices_per_point <= kSharedVertices) {
@@ -95,20 +57,6 @@ inline void find_rows(const Context& context, TileRowArguments a) {
     a.scratch = context.scratch<uint32_t>(blocks * each);
     launch(context.stream, find_tile_rows<false>, blocks, kTile, a);
   }
-}
-
-// Launches a kernel whose blocks own a tile each.
-template <typename Arguments>
-void for_tiles(const Context& context, void (*kernel)(Arguments), int64_t tiles,
-               const Arguments& a) {
-  launch(context.stream, kernel, grid_blocks(tiles, 1, kTile), kTile, a);
-}
-
-// Launches a kernel whose threads own an item each.
-template <typename Arguments>
-void for_items(const Context& context, void (*kernel)(Arguments), int64_t items,
-               const Arguments& a) {
-  launch(context.stream, kernel, grid_blocks(items, kTile, kTile), kTile, a);
 }
 
 inline void scan(const Context& context, const int32_t* count, int64_t n, int32_t* first) {
@@ -133,6 +81,34 @@ void filter_ones(const Context& context, const LatticeView<T>& lattice, T* ones)
   }
 }
 
+// The tile rows of every vertex, in the order of tiles.
+template <typename T>
+void list_tile_rows(const Context& context, const LatticeShape& shape,
+                    const LatticeView<T>& lattice, const VertexArguments& v) {
+  ListArguments l{};
+  l.tiles = shape.batch * shape.tiles.tiles;
+  l.batch = shape.batch;
+  l.runs = (shape.capacity + kListRun - 1) / kListRun;
+  l.failure = lattice.failure;
+  l.image_first = lattice.image_first;
+  l.place = v.place;
+  l.tile_first = writable(lattice.tile_first);
+  l.vertex_rows = v.vertex_rows;
+  l.listed = context.scratch<int32_t>(l.runs);
+  l.list_first = context.scratch<int32_t>(l.runs + 1);
+  l.vertex_first = writable(lattice.vertex_first);
+  l.tile_row = writable(lattice.tile_row);
+  l.long_list = context.scratch<int32_t>(shape.tile_row_capacity / kShortList + 1);
+  l.long_lists = context.scratch<int32_t>(1);
+  set_bytes(context.stream, l.long_lists, 0, sizeof(int32_t));
+  for_blocks(context, count_listed, l.runs, l);
+  scan(context, l.listed, l.runs, l.list_first);
+  for_blocks(context, open_lists, l.runs, l);
+  for_items(context, fill_lists, shape.tile_row_capacity, l);
+  for_items(context, sort_short_lists, shape.capacity * kWarp, l);
+  for_blocks(context, sort_long_lists, l.tiles, l);
+}
+
 // `shape` is that of the two tensors; see plan_shape.
 template <typename T>
 void build_lattice_of(const Context& context, const BuildArguments& a, const LatticeShape& shape,
@@ -140,83 +116,38 @@ void build_lattice_of(const Context& context, const BuildArguments& a, const Lat
   const LatticeView<T> lattice = lattice_view<T>(shape, points, vertices);
   const int64_t tiles = shape.batch * shape.tiles.tiles;
   const int64_t incidences = tiles * shape.vertices_per_point * kTile;
-  const auto writable = []<typename P>(const P* part) { return const_cast<P*>(part); };
-  auto* failure = writable(lattice.failure);
 
-  const int words = key_words<T>(a);
-  const Plan<T> keys = plan<T>(context, a, words, failure);
-  const KeyArray incidence_keys{context.scratch<uint64_t>(words * incidences), incidences};
-  embed<T>(context, {a.from, keys, writable(lattice.weight), incidence_keys, nullptr}, tiles);
+  const VertexCode code = choose_code<T>(a, shape);
+  const Plan<T> plan = plan_code<T>(context, a, code, writable(lattice.failure));
+  const KeyArray keys{context.scratch<uint64_t>(code.words * incidences), incidences};
+  embed<T>(context, {a.from, plan, writable(lattice.weight), keys, nullptr}, tiles);
 
-  auto* tile_entry_first = context.scratch<uint16_t>(incidences);
+  auto* first_entry = context.scratch<uint16_t>(incidences);
   auto* count = context.scratch<int32_t>(tiles);
-  auto* tile_first = writable(lattice.tile_first);
-  find_rows(context,
-            {tiles, shape.vertices_per_point, incidence_keys, keys.words, writable(lattice.row),
-             writable(lattice.entry), tile_entry_first, count, nullptr});
-  scan(context, count, tiles, tile_first);
+  find_rows(context, {tiles, shape.vertices_per_point, keys, plan.words, writable(lattice.row),
+                      writable(lattice.entry), first_entry, count, nullptr});
+  scan(context, count, tiles, writable(lattice.tile_first));
 
-  const int64_t image_incidences = shape.tiles.points * shape.vertices_per_point;
-  int64_t slots = 1;
-  while (slots < 2 * image_incidences) slots *= 2;
   VertexArguments v{};
   v.batch = shape.batch;
   v.tiles = shape.tiles.tiles;
   v.vertices_per_point = shape.vertices_per_point;
   v.max_vertices = a.max_vertices;
   v.capacity = shape.capacity;
-  v.keys = incidence_keys;
-  v.words = keys.words;
-  v.step = keys.step;
-  v.step_stride = words;
-  v.slot = context.scratch<uint32_t>(shape.batch * slots);
-  v.slot_mask = static_cast<uint32_t>(slots - 1);
+  v.keys = keys;
   v.entry = lattice.entry;
-  v.tile_entry_first = tile_entry_first;
-  v.tile_first = tile_first;
+  v.tile_entry_first = first_entry;
+  v.tile_first = lattice.tile_first;
   v.entry_first = writable(lattice.entry_first);
   v.place = context.scratch<uint32_t>(shape.tile_row_capacity);
-  v.heads = count;
-  v.head_first = context.scratch<int32_t>(tiles + 1);
-  v.vertex_keys = {context.scratch<uint64_t>(words * shape.capacity), shape.capacity};
   v.vertex_rows = context.scratch<int32_t>(shape.capacity);
   v.row = writable(lattice.row);
   v.image_count = writable(lattice.image_count);
   v.image_first = writable(lattice.image_first);
   v.neighbour = writable(lattice.neighbour);
-  v.failure = failure;
-  set_bytes(context.stream, v.slot, 0xff, static_cast<size_t>(shape.batch * slots) * 4);
-  for_tiles(context, offer_tile_rows, tiles, v);
-  for_tiles(context, count_heads, tiles, v);
-  scan(context, v.heads, tiles, v.head_first);
-  launch(context.stream, bound_images, 1, kTile, v);
-  for_tiles(context, number_vertices, tiles, v);
-  for_tiles(context, link_points, tiles, v);
-  for_items(context, link_neighbours, shape.capacity * shape.vertices_per_point, v);
-
-  ListArguments l{};
-  l.tiles = tiles;
-  l.batch = shape.batch;
-  l.failure = failure;
-  l.image_first = lattice.image_first;
-  l.head_first = v.head_first;
-  l.place = v.place;
-  l.tile_first = tile_first;
-  l.vertex_rows = v.vertex_rows;
-  l.listed = count;
-  l.list_first = context.scratch<int32_t>(tiles + 1);
-  l.vertex_first = writable(lattice.vertex_first);
-  l.tile_row = writable(lattice.tile_row);
-  l.long_list = context.scratch<int32_t>(shape.tile_row_capacity / kShortList + 1);
-  l.long_lists = context.scratch<int32_t>(1);
-  set_bytes(context.stream, l.long_lists, 0, sizeof(int32_t));
-  for_tiles(context, count_listed, tiles, l);
-  scan(context, l.listed, tiles, l.list_first);
-  for_tiles(context, open_lists, tiles, l);
-  for_items(context, fill_lists, shape.tile_row_capacity, l);
-  for_items(context, sort_short_lists, shape.capacity * kWarp, l);
-  for_tiles(context, sort_long_lists, tiles, l);
-
+  v.failure = writable(lattice.failure);
+  number_vertices(context, shape, code, plan, v);
+  list_tile_rows(context, shape, lattice, v);
   filter_ones<T>(context, lattice, writable(lattice.ones));
 }
 

@@ -8,10 +8,18 @@
 
 namespace densecrf::cuda {
 
+// How equal vertices are found. The numbers of vertices depend on it, results do not.
+enum class VertexTable : int {
+  kAutomatic,  // a bitmap where it is no larger than the hash table would be
+  kHash,
+  kBitmap,  // also a larger one; throws std::invalid_argument where it cannot be
+};
+
 struct BuildArguments {
   FeatureSource from;
   Sigmas sigmas;
   int64_t max_vertices;  // of one image
+  VertexTable table;
 };
 
 // `shape` is that of the two tensors (set_capacities). Throws std::invalid_argument where features

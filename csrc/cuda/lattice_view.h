@@ -51,7 +51,7 @@ struct LatticeView {
   // By tile row.
   const uint16_t* entry_first;  // [tile_row_capacity] its first entry, counted within the tile
   const int32_t* tile_row;      // [tile_row_capacity] tile rows by vertex, in the order of tiles
-  // By vertex, in order of first touch by (tile, incidence).
+  // By vertex, image by image; in which order is a matter of the build, never of threads.
   const int32_t* vertex_first;  // [capacity + 1] its first place in `tile_row`
   const int32_t* neighbour;     // [V, 2, capacity] previous and next along each axis; -1: none
   const T* ones;                // [capacity] blurred splat of ones

@@ -114,9 +114,8 @@ __global__ void __launch_bounds__(kTile, 2) find_tile_rows(TileRowArguments a) {
 constexpr int kScanThreads = 512;
 constexpr int kScanItems = 8;
 
-// first[i] = count[0] + ... + count[i - 1] for 0 <= i <= n. Runs as one block.
-static __global__ void __launch_bounds__(kScanThreads)
-    scan_counts(const int32_t* count, int64_t n, int32_t* first) {
+// first[i] = count[0] + ... + count[i - 1] for 0 <= i <= n. Of one block of kScanThreads.
+__device__ __forceinline__ void scan_in_block(const int32_t* count, int64_t n, int32_t* first) {
   auto& scan = shared_memory<BlockScan>();
   int before = 0;
   for (int64_t base = 0; base < n; base += kScanThreads * kScanItems) {
@@ -138,6 +137,11 @@ static __global__ void __launch_bounds__(kScanThreads)
     before += scanned.total;
   }
   if (threadIdx.x == 0) first[n] = before;
+}
+
+static __global__ void __launch_bounds__(kScanThreads)
+    scan_counts(const int32_t* count, int64_t n, int32_t* first) {
+  scan_in_block(count, n, first);
 }
 
 }  // namespace densecrf::cuda

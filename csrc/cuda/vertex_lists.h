@@ -10,61 +10,66 @@ namespace densecrf::cuda {
 struct ListArguments {
   int64_t batch;
   int64_t tiles;  // of the batch
+  int64_t runs;   // of kListRun vertices, for as many as there is room for
   const int32_t* failure;
   const int32_t* image_first;
-  const int32_t* head_first;  // [tiles + 1] first vertex that each tile heads
-  const uint32_t* place;      // [tile rows] vertex
-  int32_t* tile_first;        // [tiles + 1]
-  int32_t* vertex_rows;       // [capacity] tile rows of each vertex; then where the next goes
-  int32_t* listed;            // [tiles] tile rows of the vertices that the tile heads
-  int32_t* list_first;        // [tiles + 1] sums of the above
-  int32_t* vertex_first;      // [capacity + 1] out
-  int32_t* tile_row;          // [tile rows] out
-  int32_t* long_list;         // [long_lists] vertices with lists too long for a warp
-  int32_t* long_lists;        // [1] 0 at the start
+  const uint32_t* place;  // [tile rows] vertex
+  int32_t* tile_first;    // [tiles + 1]
+  int32_t* vertex_rows;   // [capacity] tile rows of each vertex; then where the next goes
+  int32_t* listed;        // [runs] tile rows of a run's vertices
+  int32_t* list_first;    // [runs + 1] sums of the above
+  int32_t* vertex_first;  // [capacity + 1] out
+  int32_t* tile_row;      // [tile rows] out
+  int32_t* long_list;     // [long_lists] vertices with lists too long for a warp
+  int32_t* long_lists;    // [1] 0 at the start
 };
 
 constexpr int kShortList = kWarp;
+constexpr int64_t kListRun = 4 * kTile;  // vertices whose lists one block opens
 
-// A block owns the vertices that a tile heads.
+HOST_DEVICE int64_t run_end(int64_t run, int64_t vertices) {
+  return (run + 1) * kListRun < vertices ? (run + 1) * kListRun : vertices;
+}
+
+// A block owns a run of vertices.
 static __global__ void __launch_bounds__(kTile) count_listed(ListArguments a) {
   auto& scan = shared_memory<BlockScan>();
-  const bool failed = *a.failure != kSound;
-  for (int64_t tile = blockIdx.x; tile < a.tiles; tile += gridDim.x) {
-    const int32_t end = failed ? 0 : a.head_first[tile + 1];
+  const int64_t vertices = a.image_first[a.batch];
+  for (int64_t run = blockIdx.x; run < a.runs; run += gridDim.x) {
+    const int64_t end = run_end(run, vertices);
     int sum = 0;
-    for (int32_t v = a.head_first[tile] + static_cast<int>(threadIdx.x); v < end; v += kTile) {
-      sum += a.vertex_rows[v];
-    }
+    for (int64_t v = run * kListRun + threadIdx.x; v < end; v += kTile) sum += a.vertex_rows[v];
     const Scanned listed = scan_block(scan, sum);
-    if (threadIdx.x == 0) a.listed[tile] = listed.total;
+    if (threadIdx.x == 0) a.listed[run] = listed.total;
   }
 }
 
-// Opens the lists. A block owns the vertices that a tile heads.
+// Opens the lists. A block owns a run of vertices.
 static __global__ void __launch_bounds__(kTile) open_lists(ListArguments a) {
   auto& scan = shared_memory<BlockScan>();
-  const bool failed = *a.failure != kSound;
-  for (int64_t tile = blockIdx.x; tile < a.tiles; tile += gridDim.x) {
-    const int32_t end = failed ? 0 : a.head_first[tile + 1];
-    int at = a.list_first[tile];
-    for (int32_t from = a.head_first[tile]; from < end; from += kTile) {
-      const int32_t v = from + static_cast<int>(threadIdx.x);
+  const int64_t vertices = a.image_first[a.batch];
+  for (int64_t run = blockIdx.x; run < a.runs; run += gridDim.x) {
+    const int64_t end = run_end(run, vertices);
+    int at = a.list_first[run];
+    for (int64_t from = run * kListRun; from < end; from += kTile) {
+      const int64_t v = from + threadIdx.x;
       const int rows = v < end ? a.vertex_rows[v] : 0;
       const Scanned scanned = scan_block(scan, rows);
       if (v < end) a.vertex_first[v] = a.vertex_rows[v] = at + scanned.before;
-      if (rows > kShortList) a.long_list[atomicAdd(a.long_lists, 1)] = v;
+      if (rows > kShortList) a.long_list[atomicAdd(a.long_lists, 1)] = static_cast<int32_t>(v);
       at += scanned.total;
     }
-    if (threadIdx.x == 0 && failed) a.tile_first[tile] = 0;
   }
-  if (thread_of_grid() != 0) return;
-  a.vertex_first[a.image_first[a.batch]] = a.list_first[a.tiles];
-  if (failed) a.tile_first[a.tiles] = 0;
+  if (thread_of_grid() == 0) a.vertex_first[vertices] = a.list_first[a.runs];
 }
 
+// Fills the lists in any order; a lattice that has failed is left without tile rows.
 static __global__ void __launch_bounds__(kTile) fill_lists(ListArguments a) {
-  if (*a.failure != kSound) return;
+  const bool failed = *a.failure != kSound;
+  for (int64_t t = thread_of_grid(); failed && t <= a.tiles; t += threads_of_grid()) {
+    a.tile_first[t] = 0;
+  }
+  if (failed) return;
   const int64_t rows = a.tile_first[a.tiles];
   for (int64_t t = thread_of_grid(); t < rows; t += threads_of_grid()) {
     a.tile_row[atomicAdd(a.vertex_rows + a.place[t], 1)] = static_cast<int32_t>(t);

@@ -1,19 +1,12 @@
 // The CUDA backend's build, run by the emulator, against lattices made from their definition.
 #include <limits>
 
-#include "cuda_built.h"
+#include "cuda_images.h"
 #include "cuda_schedules.h"
 
 namespace densecrf::testing {
 
 namespace {
-
-template <typename P>
-void require_equal(const char* what, const P* got, const P* expected, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) {
-    require(got[i] == expected[i], what, "[", i, "] is ", got[i], ", expected ", expected[i]);
-  }
-}
 
 template <typename T>
 void require_same(const cuda::LatticeView<T>& got, const cuda::LatticeView<T>& expected) {
@@ -69,60 +62,10 @@ Scene<T> corners(int64_t points, int d, uint64_t seed) {
   return scene;
 }
 
-// An image of bytes, channel by channel or pixel by pixel, and the features it stands for.
-struct ByteImages {
-  std::vector<uint8_t> bytes;
-  cuda::BuildArguments arguments{};
-  Scene<float> scene;
-
-  ByteImages(std::vector<int64_t> grid, int channels, int64_t batch, bool pixel_by_pixel)
-      : scene{std::move(grid), static_cast<int>(grid.size()), batch, {}} {
-    const auto sides = static_cast<int>(scene.grid.size());
-    scene.d = sides + channels;
-    const int64_t points = scene.points();
-    Random random(3);
-    for (int64_t i = 0; i < batch * points * channels; ++i) {
-      bytes.push_back(static_cast<uint8_t>(i / 7 % 3 * 90 + random.below(20)));
-    }
-    cuda::FeatureSource& from = arguments.from;
-    from.batch = batch;
-    from.dimensions = scene.d;
-    from.tiles = cuda::tile_map(scene.grid.data(), sides);
-    from.sides = sides;
-    from.image = bytes.data();
-    from.pixel_type = cuda::PixelType::kUint8;
-    from.batch_stride = points * channels;
-    from.channel_stride = pixel_by_pixel ? 1 : points;
-    int64_t stride = pixel_by_pixel ? channels : 1;
-    for (int m = 0; m < sides; ++m) {
-      from.pixel_stride[m] = stride;
-      stride *= scene.grid[sides - 1 - m];
-      arguments.sigmas.value[m] = 8.0 + m;
-    }
-    for (int k = 0; k < channels; ++k) arguments.sigmas.value[sides + k] = 13.0 + k;
-    arguments.max_vertices = points * (scene.d + 1);
-    for (int64_t b = 0; b < batch; ++b) {
-      for (int64_t p = 0; p < points; ++p) {
-        int64_t rest = p;
-        for (int m = 0; m < scene.d; ++m) {
-          float value = 0.0f;
-          if (m < sides) {
-            value = static_cast<float>(rest % scene.grid[sides - 1 - m]);
-            rest /= scene.grid[sides - 1 - m];
-          } else {
-            value = bytes[b * from.batch_stride + (m - sides) * from.channel_stride +
-                          p * (pixel_by_pixel ? channels : 1)];
-          }
-          scene.features.push_back(value / static_cast<float>(arguments.sigmas.value[m]));
-        }
-      }
-    }
-  }
-};
-
 void byte_images(std::vector<int64_t> grid, int channels, int64_t batch, bool pixel_by_pixel) {
-  const ByteImages images(std::move(grid), channels, batch, pixel_by_pixel);
-  const CudaLattice<float> expected = cuda_lattice(images.scene);
+  ByteImages images(std::move(grid), channels, batch, pixel_by_pixel);
+  images.arguments.table = cuda::VertexTable::kHash;
+  const CudaLattice<float> expected = cuda_lattice(images.scene());
   under_all_schedules(
       [&] { require_same(Built<float>(images.arguments).view(), expected.view()); });
 }
@@ -143,28 +86,6 @@ void image_of_a_batch_is_as_alone() {
     require(batch.view().image_first[b + 1] - first == count, "image ", b, " has other vertices");
     require_equal("ones", batch.view().ones + first, single.view().ones, count);
   }
-}
-
-// A lattice that must not be used stays within its memory and has no vertices.
-template <typename T>
-void fails_as(const cuda::BuildArguments& arguments, cuda::Failure failure, int64_t size) {
-  under_all_schedules([&] {
-    const Built<T> built(arguments);
-    const cuda::LatticeView<T> view = built.view();
-    require(*view.failure == failure, "failure is ", *view.failure);
-    const int64_t tiles = view.batch * view.tiles.tiles;
-    for (int64_t b = 0; b <= view.batch; ++b)
-      require(view.image_first[b] == 0, "vertices are left");
-    for (int64_t t = 0; t <= tiles; ++t) require(view.tile_first[t] == 0, "tile rows are left");
-    for (int64_t i = 0; i < tiles * view.vertices_per_point * cuda::kTile; ++i) {
-      require(view.row[i] == 0, "row ", i, " is ", view.row[i]);
-    }
-    require(view.vertex_first[0] == 0, "vertex_first is ", view.vertex_first[0]);
-    std::vector<int64_t> sizes(view.batch, 7);
-    Memory scratch;
-    cuda::count_vertices(built.shape, built.vertices.data(), sizes.data(), scratch.context());
-    require(sizes[0] == size, "the size is ", sizes[0], ", expected ", size);
-  });
 }
 
 void too_many_vertices() {

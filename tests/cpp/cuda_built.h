@@ -3,6 +3,7 @@
 
 #include "cuda/lattice_build.h"
 #include "cuda_problems.h"
+#include "cuda_schedules.h"
 
 namespace densecrf::testing {
 
@@ -54,6 +55,35 @@ cuda::BuildArguments from_matrix(const Scene<T>& scene) {
   a.from.batch_stride = scene.points() * scene.d;
   a.max_vertices = scene.points() * (scene.d + 1);
   return a;
+}
+
+template <typename P>
+void require_equal(const std::string& what, const P* got, const P* expected, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    require(got[i] == expected[i], what, "[", i, "] is ", got[i], ", expected ", expected[i]);
+  }
+}
+
+// A lattice that must not be used stays within its memory and has no vertices.
+template <typename T>
+void fails_as(const cuda::BuildArguments& arguments, cuda::Failure failure, int64_t size) {
+  under_all_schedules([&] {
+    const Built<T> built(arguments);
+    const cuda::LatticeView<T> view = built.view();
+    require(*view.failure == failure, "failure is ", *view.failure);
+    const int64_t tiles = view.batch * view.tiles.tiles;
+    for (int64_t b = 0; b <= view.batch; ++b)
+      require(view.image_first[b] == 0, "vertices are left");
+    for (int64_t t = 0; t <= tiles; ++t) require(view.tile_first[t] == 0, "tile rows are left");
+    for (int64_t i = 0; i < tiles * view.vertices_per_point * cuda::kTile; ++i) {
+      require(view.row[i] == 0, "row ", i, " is ", view.row[i]);
+    }
+    require(view.vertex_first[0] == 0, "vertex_first is ", view.vertex_first[0]);
+    std::vector<int64_t> sizes(view.batch, 7);
+    Memory scratch;
+    cuda::count_vertices(built.shape, built.vertices.data(), sizes.data(), scratch.context());
+    require(sizes[0] == size, "the size is ", sizes[0], ", expected ", size);
+  });
 }
 
 }  // namespace densecrf::testing

@@ -1,0 +1,417 @@
+// Vertices found by a bitmap of cells: the same lattice as by hash table but for the numbers of the
+// vertices, and the same results bit by bit.
+#include <algorithm>
+#include <functional>
+#include <stdexcept>
+
+#include "cuda/build.h"
+#include "cuda_images.h"
+#include "cuda_schedules.h"
+
+namespace densecrf::testing {
+
+namespace {
+
+using cuda::VertexTable;
+
+template <typename T = float>
+Built<T> built_by(VertexTable table, const ByteImages& images) {
+  cuda::BuildArguments arguments = images.arguments;
+  arguments.table = table;
+  return Built<T>(arguments);
+}
+
+// number[v] is what `other` calls vertex v of `one`.
+template <typename T>
+std::vector<int32_t> renumbering(const cuda::LatticeView<T>& one,
+                                 const cuda::LatticeView<T>& other) {
+  const int64_t per_tile = int64_t{one.vertices_per_point} * cuda::kTile;
+  std::vector<int32_t> number(one.image_first[one.batch], -1), back(number.size(), -1);
+  for (int64_t tile = 0; tile < one.batch * one.tiles.tiles; ++tile) {
+    for (int64_t i = tile * per_tile; i < (tile + 1) * per_tile; ++i) {
+      if (one.tiles.point(tile % one.tiles.tiles, static_cast<int>(i % cuda::kTile)) < 0) {
+        require(one.row[i] == 0 && other.row[i] == 0, "a lane without point has a row");
+        continue;
+      }
+      const int32_t from = one.row[i], to = other.row[i];
+      require(to >= 0 && to < static_cast<int32_t>(back.size()), "row ", i, " is ", to);
+      if (number[from] < 0 && back[to] < 0) {
+        number[from] = to;
+        back[to] = from;
+      }
+      require(number[from] == to && back[to] == from, "incidence ", i, " has another vertex");
+    }
+  }
+  for (size_t v = 0; v < number.size(); ++v) require(number[v] >= 0, "vertex ", v, " is nobody's");
+  return number;
+}
+
+template <typename T>
+void require_same_lists(const cuda::LatticeView<T>& got, const cuda::LatticeView<T>& expected,
+                        const std::vector<int32_t>& number) {
+  for (size_t v = 0; v < number.size(); ++v) {
+    const int32_t first = expected.vertex_first[v], length = expected.vertex_first[v + 1] - first;
+    const int32_t at = got.vertex_first[number[v]];
+    require(got.vertex_first[number[v] + 1] - at == length, "vertex ", v, " has another list");
+    require_equal("tile_row", got.tile_row + at, expected.tile_row + first, length);
+    for (int plane = 0; plane < 2 * got.vertices_per_point; ++plane) {
+      const int32_t neighbour = expected.neighbour[plane * expected.capacity + v];
+      require(got.neighbour[plane * got.capacity + number[v]] ==
+                  (neighbour < 0 ? -1 : number[neighbour]),
+              "vertex ", v, " has another neighbour in plane ", plane);
+    }
+    require(got.ones[number[v]] == expected.ones[v], "vertex ", v, " has other ones");
+  }
+  require_equal("image_count", got.image_count, expected.image_count, expected.batch);
+  require_equal("image_first", got.image_first, expected.image_first, expected.batch + 1);
+}
+
+// The parts by tile and point do not depend on the vertices' numbers.
+template <typename T>
+void require_same_tiles(const cuda::LatticeView<T>& got, const cuda::LatticeView<T>& expected) {
+  const int64_t tiles = expected.batch * expected.tiles.tiles;
+  const int64_t per_tile = int64_t{expected.vertices_per_point} * cuda::kTile;
+  require_equal("failure", got.failure, expected.failure, 1);
+  require_equal("weight", got.weight, expected.weight, tiles * per_tile);
+  require_equal("tile_first", got.tile_first, expected.tile_first, tiles + 1);
+  require_equal("entry_first", got.entry_first, expected.entry_first, expected.tile_first[tiles]);
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    require_equal(
+        "entry", got.entry + tile * per_tile, expected.entry + tile * per_tile,
+        expected.tiles.points_in(tile % expected.tiles.tiles) * expected.vertices_per_point);
+  }
+}
+
+template <typename T>
+std::vector<T> filtered(const Built<T>& lattice, int64_t channels, bool adjoint) {
+  const int64_t count = lattice.shape.batch * lattice.shape.tiles.points * channels;
+  const std::vector<T> values = noise<T>(count, -1.0, 1.0, 5);
+  std::vector<T> result(values.size(), T(7));
+  Memory memory;
+  cuda::filter(kCudaScalar<T>,
+               {lattice.given(), lattice.shape.batch, channels, values.data(), result.data(),
+                Normalization::kSymmetric, adjoint},
+               memory.context());
+  return result;
+}
+
+template <typename T>
+std::vector<T> inferred(const Built<T>& lattice, int64_t classes) {
+  const int64_t images = lattice.shape.batch, points = lattice.shape.tiles.points;
+  const std::vector<T> logits = noise<T>(images * points * classes, -2.0, 2.0, 6);
+  const T weight = T(3);
+  const cuda::Kernel kernel{lattice.given(), Normalization::kSymmetric, cuda::Compatibility::kPotts,
+                            &weight};
+  std::vector<T> result(logits.size(), T(7));
+  Memory memory;
+  cuda::mean_field(kCudaScalar<T>,
+                   {images, classes, logits.data(), lattice.shape.tiles, &kernel, 1, 3, 0.0, 0.0,
+                    cuda::Output::kProbabilities, result.data(), nullptr, nullptr},
+                   memory.context());
+  return result;
+}
+
+template <typename T = float>
+void both_agree(const ByteImages& images) {
+  const Built<T> by_hash = built_by<T>(VertexTable::kHash, images);
+  const auto smooth = filtered(by_hash, 2, false), adjoint = filtered(by_hash, 5, true);
+  const auto marginals = inferred(by_hash, 3);
+  std::vector<int32_t> first;
+  under_all_schedules([&] {
+    const Built<T> by_cell = built_by<T>(VertexTable::kBitmap, images);
+    require_same_tiles(by_cell.view(), by_hash.view());
+    const std::vector<int32_t> number = renumbering(by_hash.view(), by_cell.view());
+    require_same_lists(by_cell.view(), by_hash.view(), number);
+    if (first.empty()) first = number;
+    require(number == first, "another schedule, other numbers");
+  });
+  const Built<T> by_cell = built_by<T>(VertexTable::kBitmap, images);
+  require(filtered(by_cell, 2, false) == smooth, "the filter has other bits");
+  require(filtered(by_cell, 5, true) == adjoint, "the adjoint has other bits");
+  require(inferred(by_cell, 3) == marginals, "the mean field has other bits");
+}
+
+void every_dimension() {
+  both_agree({{300}, 0, 1, false, 4.0});            // d = 1
+  both_agree({{33, 20}, 0, 2, false, 3.0});         // d = 2
+  both_agree({{5, 9, 11}, 0, 1, false, 2.0});       // d = 3
+  both_agree({{300}, 3, 1, true, 20.0, 30.0});      // d = 4
+  both_agree({{20, 18}, 3, 1, false});              // d = 5
+  both_agree({{5, 9, 11}, 3, 1, true, 9.0, 50.0});  // d = 6
+  both_agree({{20, 9}, 6, 1, true, 60.0, 400.0});   // d = 8
+}
+
+void double_precision() { both_agree<double>({{33, 20}, 0, 1, false, 3.0}); }
+
+void hard_images() {
+  for (const std::vector<int64_t>& grid :
+       {std::vector<int64_t>{1, 1}, {1, 300}, {300, 1}, {33, 40}}) {
+    for (const Contents contents : {Contents::kConstant, Contents::kNoise}) {
+      both_agree({grid, 3, 1, false, 8.0, 13.0, contents});
+    }
+  }
+}
+
+void unequal_batch() {
+  both_agree({{20, 18}, 3, 4, true, 8.0, 13.0, Contents::kUnequal});
+  both_agree({{9, 8}, 1, 40, false, 8.0, 40.0, Contents::kUnequal});
+}
+
+void image_of_a_batch_is_as_alone() {
+  const ByteImages images({20, 18}, 3, 3, false, 8.0, 13.0, Contents::kUnequal);
+  const Built<float> batch = built_by(VertexTable::kBitmap, images);
+  const auto all = filtered(batch, 2, false);
+  for (int64_t b = 0; b < 3; ++b) {
+    cuda::BuildArguments one = images.arguments;
+    one.table = VertexTable::kBitmap;
+    one.from.batch = 1;
+    one.from.image = images.bytes.data() + b * one.from.batch_stride;
+    const Built<float> single(one);
+    const int64_t first = batch.view().image_first[b], count = single.view().image_first[1];
+    require(batch.view().image_first[b + 1] - first == count, "image ", b, " has other vertices");
+    require_equal("ones", batch.view().ones + first, single.view().ones, count);
+    const int64_t rows = 6 * cuda::kTile * single.shape.tiles.tiles;
+    for (int64_t i = 0; i < rows; ++i) {
+      const int64_t lane = i % cuda::kTile, tile = i / (6 * cuda::kTile);
+      if (single.shape.tiles.point(tile, static_cast<int>(lane)) < 0) continue;
+      require(batch.view().row[b * rows + i] - first == single.view().row[i], "image ", b,
+              " has other numbers");
+    }
+  }
+}
+
+void too_many_vertices() {
+  ByteImages images({20, 18}, 3, 2, false, 8.0, 13.0, Contents::kUnequal);
+  const Built<float> unbounded = built_by(VertexTable::kBitmap, images);
+  const int32_t* counts = unbounded.view().image_count;
+  const int64_t most = std::max(counts[0], counts[1]);
+  images.arguments.table = VertexTable::kBitmap;
+  images.arguments.max_vertices = most;
+  both_agree(images);
+  images.arguments.max_vertices = most - 1;
+  fails_as<float>(images.arguments, cuda::kTooManyVertices, -1 - counts[0]);
+}
+
+// The bitmap is taken up to the limit and not beyond, and only where the host knows the range.
+void the_limit_decides() {
+  int taken = 0, refused = 0;
+  for (double color = 7.0; color < 80.0; color *= 1.3) {
+    const ByteImages images({40, 50}, 3, 2, false, 20.0, color);
+    const cuda::LatticeShape shape =
+        cuda::plan_shape(2, images.arguments.from.tiles, 5, 4, images.arguments.max_vertices);
+    cuda::BuildArguments arguments = images.arguments;
+    const bool by_cell = cuda::choose_code<float>(arguments, shape).by_cell;
+    arguments.table = VertexTable::kBitmap;
+    const int64_t cells = cuda::choose_code<float>(arguments, shape).cells.cells;
+    const int64_t most = cuda::most_cells(shape, VertexTable::kAutomatic);
+    require(by_cell == (cells <= most), cells, " cells of ", most, ", by cell: ", by_cell);
+    arguments.table = VertexTable::kHash;
+    require(!cuda::choose_code<float>(arguments, shape).by_cell, "a bitmap for a hash table");
+    ++(by_cell ? taken : refused);
+
+    const Built<float> found = built_by(VertexTable::kAutomatic, images);
+    const Built<float> expected =
+        built_by(by_cell ? VertexTable::kBitmap : VertexTable::kHash, images);
+    require_equal("row", found.view().row, expected.view().row,
+                  shape.batch * shape.tiles.tiles * 6 * cuda::kTile);
+  }
+  require(taken > 1 && refused > 1, "of the bandwidths ", taken, " take a bitmap, ", refused,
+          " a hash table");
+}
+
+void require_refused(cuda::BuildArguments arguments, const std::string& why) {
+  const cuda::FeatureSource& from = arguments.from;
+  const cuda::LatticeShape shape =
+      cuda::plan_shape(from.batch, from.tiles, from.dimensions, 4, arguments.max_vertices);
+  require(!cuda::choose_code<float>(arguments, shape).by_cell, why, ": a bitmap is taken");
+  arguments.table = VertexTable::kBitmap;
+  try {
+    cuda::choose_code<float>(arguments, shape);
+  } catch (const std::invalid_argument&) {
+    return;
+  }
+  fail(why, ": a bitmap that cannot be is not refused");
+}
+
+void what_no_bitmap_holds_is_refused() {
+  const ByteImages images({20, 18}, 3, 1, false);
+  cuda::BuildArguments floats = images.arguments;
+  floats.from.pixel_type = cuda::PixelType::kFloat32;
+  require_refused(floats, "an image of floats");
+  require_refused(from_matrix(images.scene()), "a matrix");
+  require_refused(ByteImages({20, 18}, 3, 1, false, 8.0, 1.0).arguments, "too many cells");
+  require_refused(ByteImages({4, 4}, 10, 1, false, 1e6, 1e6).arguments, "12 dimensions");
+  ByteImages many({20, 18}, 1, 1, false, 8.0, 1.0);
+  many.arguments.from.batch = 5000;
+  require_refused(many.arguments, "too many cells of the batch");
+}
+
+// A memory no smaller than the hash table's is never asked for unless a bitmap is insisted on.
+void the_bitmap_takes_no_more_memory_than_the_table() {
+  for (const int64_t side : {4, 16, 60, 240, 1000}) {
+    const int64_t grid[] = {side, side};
+    for (const int64_t batch : {1, 3, 50}) {
+      if (batch * side * side > 5'000'000) continue;
+      const auto shape =
+          cuda::plan_shape(batch, cuda::tile_map(grid, 2), 5, 4, int64_t{6} * side * side);
+      const int64_t cells = cuda::most_cells(shape, VertexTable::kAutomatic);
+      const int64_t bytes = cuda::runs_of_image(cells) * cuda::kRunBytes;
+      require(bytes <= cuda::hash_slots(shape) * 4, "side ", side, ": ", bytes, " bytes");
+      require(batch * cells <= cuda::kMostCellsOfBatch && cells <= kMostCells, "side ", side,
+              ", batch ", batch, ": ", cells, " cells");
+      require(side < 60 || cells > 0, "side ", side, " has no cells");
+    }
+  }
+}
+
+// The kernels of the bitmap alone, over cells in any order and often more than once: one of every
+// `sparse` of an image, or all of them.
+class BareBitmap {
+ public:
+  BareBitmap(int64_t batch, int64_t cells, int64_t sparse, uint64_t seed) : batch_(batch) {
+    const int64_t runs = cuda::runs_of_image(cells), image_cells = runs * cuda::kRunCells;
+    set_.assign(static_cast<size_t>(batch * image_cells), false);
+    Random random(seed);
+    std::vector<std::vector<uint64_t>> of_image(static_cast<size_t>(batch));
+    size_t most = 0;
+    for (int64_t b = 0; b < batch; ++b) {
+      for (int64_t cell = 0; cell < cells; ++cell) {
+        if (sparse > 1 && random.below(sparse) != 0) continue;
+        set_[static_cast<size_t>(b * image_cells + cell)] = true;
+        const int64_t times = 1 + random.below(2);
+        for (int64_t k = 0; k < times; ++k) of_image[b].push_back(static_cast<uint64_t>(cell));
+      }
+      for (size_t i = of_image[b].size(); i > 1; --i) {
+        std::swap(of_image[b][i - 1], of_image[b][random.below(static_cast<int64_t>(i))]);
+      }
+      most = std::max(most, of_image[b].size());
+    }
+    // Two rows a lane, for as many tiles as the fullest image needs.
+    const int64_t rows = 2 * cuda::kTile, tiles = (static_cast<int64_t>(most) + rows - 1) / rows;
+    keys_.assign(static_cast<size_t>(batch * tiles * rows), 0);
+    entry_.resize(keys_.size());
+    first_entry_.resize(keys_.size());
+    entry_first_.resize(keys_.size());
+    place_.resize(keys_.size());
+    tile_first_.assign(1, 0);
+    for (int64_t tile = 0; tile < batch * tiles; ++tile) {
+      const std::vector<uint64_t>& cells_of = of_image[tile / tiles];
+      int64_t count = 0;
+      for (int64_t i = 0; i < rows; ++i) {
+        const auto at = static_cast<size_t>(tile % tiles * rows + i);
+        entry_[tile * rows + i] = first_entry_[tile * rows + i] = static_cast<uint16_t>(i);
+        if (at >= cells_of.size()) continue;
+        keys_[tile * rows + i] = cells_of[at];
+        ++count;
+      }
+      tile_first_.push_back(tile_first_.back() + static_cast<int32_t>(count));
+    }
+    a_.batch = batch;
+    a_.tiles = tiles;
+    a_.vertices_per_point = 2;
+    a_.max_vertices = image_cells;
+    a_.keys = {keys_.data(), static_cast<int64_t>(keys_.size())};
+    a_.entry = entry_.data();
+    a_.tile_entry_first = first_entry_.data();
+    a_.tile_first = tile_first_.data();
+    a_.entry_first = entry_first_.data();
+    a_.place = place_.data();
+    a_.parts = runs;
+    numbering_.image_cells = static_cast<uint32_t>(image_cells);
+  }
+
+  void check() {
+    std::vector<uint32_t> bits(set_.size() / cuda::kWordCells, 0);
+    std::vector<uint16_t> before(set_.size() / cuda::kPairCells, 0xffff);
+    std::vector<int32_t> part_count(batch_ * a_.parts, -1), part_first(part_count.size() + 1, -1);
+    std::vector<int32_t> image_count(batch_, -1), image_first(batch_ + 1, -1);
+    int32_t failure = cuda::kSound;
+    a_.part_count = part_count.data();
+    a_.part_first = part_first.data();
+    a_.image_count = image_count.data();
+    a_.image_first = image_first.data();
+    a_.failure = &failure;
+    numbering_.bits = bits.data();
+    numbering_.before = before.data();
+    numbering_.run_first = part_first.data();
+    cuda::launch({}, cuda::mark_cells, 3, cuda::kTile, a_, numbering_);
+    cuda::launch({}, cuda::count_cells, 3, cuda::kTile, a_, numbering_);
+    cuda::launch({}, cuda::bound_images, 1, cuda::kScanThreads, a_);
+    int32_t rank = 0;
+    for (size_t cell = 0; cell < set_.size(); ++cell) {
+      const auto at = static_cast<uint32_t>(cell);
+      require(numbering_.holds(at) == set_[cell], "cell ", cell, " is ", set_[cell] ? "not " : "",
+              "set");
+      require(numbering_.rank(at) == rank, "cell ", cell, " has rank ", numbering_.rank(at),
+              ", expected ", rank);
+      rank += set_[cell] ? 1 : 0;
+    }
+    require(image_first[batch_] == rank, "there are ", image_first[batch_], " vertices of ", rank);
+    for (size_t t = 0; t < place_.size(); ++t) {
+      const auto rows = static_cast<size_t>(tile_first_.back());
+      require(t >= rows || set_[place_[t]], "place ", t, " is no vertex");
+    }
+  }
+
+ private:
+  int64_t batch_;
+  std::vector<bool> set_;  // of the batch
+  std::vector<uint64_t> keys_;
+  std::vector<uint16_t> entry_, first_entry_, entry_first_;
+  std::vector<uint32_t> place_;
+  std::vector<int32_t> tile_first_;
+  cuda::VertexArguments a_{};
+  cuda::CellNumbering numbering_{};
+};
+
+void ranks_are_those_of_a_sorted_set() {
+  const auto check = [](int64_t batch, int64_t cells, int64_t sparse) {
+    under_all_schedules([&] { BareBitmap(batch, cells, sparse, 7).check(); });
+  };
+  check(1, 1, 1);
+  check(1, cuda::kRunCells, 1);  // a run without a hole
+  check(1, 70'000, 9);
+  check(3, 2'000, 2);
+  check(2, 400'000, 3000);  // more runs than blocks
+}
+
+void a_few_words() { BareBitmap(1, 3'000, 2, 1).check(); }
+
+void small_picture() { both_agree({{20, 18}, 3, 1, false}); }
+
+const Mistakes kMistakes({
+    {"nothing in the bitmap alone", a_few_words, {}, true},
+    {"bits set in two steps", a_few_words, {.split_atomics = true}},
+    {"nothing in a picture", small_picture, {}, true},
+    {"a picture's bits set in two steps", small_picture, {.split_atomics = true}},
+    {"the second barrier does nothing", a_few_words, {.skipped_barrier = 1}},
+});
+
+int run_all() {
+  int failures = 0;
+  const auto test = [&](const char* sentence, const std::function<void()>& body) {
+    failures += run_test(sentence, body);
+  };
+  test("ranks are those of a sorted set", ranks_are_those_of_a_sorted_set);
+  test("bitmap and hash table agree in every dimension", every_dimension);
+  test("and in double precision", double_precision);
+  test("and on one pixel, lines, constant images and noise", hard_images);
+  test("and on batches of unequal contents", unequal_batch);
+  test("an image of a batch is as alone", image_of_a_batch_is_as_alone);
+  test("too many vertices are refused", too_many_vertices);
+  test("the number of cells decides", the_limit_decides);
+  test("what no bitmap holds is refused", what_no_bitmap_holds_is_refused);
+  test("the bitmap takes no more memory than the table",
+       the_bitmap_takes_no_more_memory_than_the_table);
+  return failures + kMistakes.run_all();
+}
+
+}  // namespace
+
+}  // namespace densecrf::testing
+
+int main(int arguments, char** argument) {
+  using namespace densecrf::testing;
+  if (arguments > 1) return kMistakes.make(argument[1]);
+  return run_all() == 0 ? 0 : 1;
+}
