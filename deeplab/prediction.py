@@ -18,8 +18,9 @@ from torch import Tensor
 
 from densecrf_gpu.cli.arrays import save_array
 from densecrf_gpu.cli.errors import FileError
-from densecrf_gpu.cli.masks import MaskStyle, open_image, save_labels, save_picture
+from densecrf_gpu.cli.masks import MaskStyle, save_labels, save_picture
 
+from .data.pictures import read_image
 from .labelling import Labelling
 from .segmenter import CRF, Segmenter
 from .trimap import outline_pixels
@@ -153,6 +154,8 @@ def run(
     predictor: Predictor,
     labelling: Labelling,
     threads: int = 2,
+    *,
+    upright: bool = False,
 ) -> Iterator[tuple[Job, Exception | None]]:
     """Labels files; yields each job once its files are written, or with what went wrong.
 
@@ -161,6 +164,7 @@ def run(
         predictor: labels a picture.
         labelling: gives masks their palette.
         threads: that read, and that write.
+        upright: turn pictures as their EXIF orientation says.
     """
     style = MaskStyle(np.array(labelling.palette, np.uint8))
     with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(threads) as writers:
@@ -170,7 +174,7 @@ def run(
 
         def read_ahead() -> None:
             for job in waiting:
-                reading.append((job, readers.submit(read_picture, job.image)))
+                reading.append((job, readers.submit(read_image, job.image, upright=upright)))
                 if len(reading) >= _AHEAD:
                     return
 
@@ -199,19 +203,6 @@ def _outcome(job: Job, written: Future[None]) -> tuple[Job, Exception | None]:
     except _FAILURES as error:
         return job, error
     return job, None
-
-
-def read_picture(path: Path) -> Tensor:
-    """A picture as RGB, uint8 ``[3, H, W]``, its pixels as stored, whatever its orientation says.
-
-    Raises:
-        FileError: it is missing, no picture, or has more than 8 bits a channel.
-    """
-    with open_image(path) as image:
-        if image.mode in ("I", "I;16", "I;16B", "F"):
-            raise FileError(f"{path}: expected 8 bits a channel, found mode {image.mode}")
-        pixels = np.array(image.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def _write(job: Job, prediction: Prediction, style: MaskStyle) -> None:

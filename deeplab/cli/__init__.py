@@ -37,4 +37,7 @@ def _said(error: FileError | OSError) -> str:
     """The system's errors as the others: the file, then what is wrong with it."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    lines = str(error).strip().splitlines() or [""]
+    if "in DataLoader worker process" in lines[0]:  # then comes its traceback, its error last
+        return lines[-1].partition(": ")[2]
     return str(error)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from .options import (
     whole_number,
 )
 from .parser import add_command
+from .processes import process_group
 
 _EXAMPLES = """\
 examples:
@@ -128,24 +127,6 @@ class _Part:
 
     def __getitem__(self, index: int) -> Any:
         return self._subset[index]
-
-
-@contextmanager
-def process_group(shard: Shard, device: str) -> Iterator[None]:
-    """torch.distributed for the length of a block, where torchrun started several processes."""
-    if shard.size == 1:
-        yield
-        return
-    import torch
-    import torch.distributed as dist
-
-    if device == "cuda":
-        torch.cuda.set_device(shard.local_rank)
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
 
 
 def _check_plot(path: Path) -> None:

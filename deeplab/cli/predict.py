@@ -23,6 +23,7 @@ from .options import (
     whole_number,
 )
 from .parser import add_command
+from .processes import Together
 
 _EXAMPLES = """\
 examples:
@@ -60,12 +61,16 @@ def add_predict_parser(subparsers: argparse._SubParsersAction[Any]) -> None:
         metavar="N",
         help="that read, and that write [2]",
     )
+    parser.add_argument(
+        "--upright", action="store_true", help="turn pictures as their EXIF orientation says"
+    )
     parser.add_argument("-q", "--quiet", action="store_true", help="print failures only")
     parser.set_defaults(run=run_predict)
 
 
 def run_predict(args: argparse.Namespace) -> int:
-    """Labels the pictures of this process; 1 if one failed."""
+    """Labels the pictures of this process; 1 if one failed, in whichever process."""
+    from deeplab.data.pictures import is_turned
     from deeplab.prediction import Predictor, plan, run
 
     shard = Shard.from_environment()
@@ -90,17 +95,33 @@ def run_predict(args: argparse.Namespace) -> int:
         probabilities=args.probabilities,
     )
     bar = progress_bar(args, shard, "image")
-    outcomes: Iterable[Any] = run(mine, predictor, loaded.labelling, args.io_threads)
-    failures = 0
+    together = Together()
+    outcomes: Iterable[Any] = run(
+        mine, predictor, loaded.labelling, args.io_threads, upright=args.upright
+    )
+    failures = turned = 0
     for job, fault in outcomes if bar is None else bar(outcomes, len(mine)):
         if fault is not None:
             failures += 1
             print(f"deeplab predict: {_describe(job.image, fault)}", file=sys.stderr)
         elif not args.quiet and bar is None:
             print(f"{job.image} -> {job.mask}")
-    if failures and len(mine) > 1:
-        print(f"deeplab predict: {failures} of {len(mine)} pictures failed", file=sys.stderr)
+        turned += not args.upright and is_turned(job.image)
+    failures, turned = together.sums(failures, turned)
+    if shard.rank == 0:
+        _sum_up(failures, turned, len(jobs))
     return 1 if failures else 0
+
+
+def _sum_up(failures: int, turned: int, pictures: int) -> None:
+    if turned:
+        print(
+            f"deeplab predict: {turned} of {pictures} pictures were labelled as stored, though "
+            "their EXIF orientation turns them: --upright does",
+            file=sys.stderr,
+        )
+    if failures and pictures > 1:
+        print(f"deeplab predict: {failures} of {pictures} pictures failed", file=sys.stderr)
 
 
 def _describe(image: Path, error: Exception) -> str:
@@ -109,6 +130,8 @@ def _describe(image: Path, error: Exception) -> str:
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         text = "out of memory: --window 513x513 needs less"
+    elif isinstance(error, OSError) and error.strerror:
+        text = error.strerror
     else:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
     return text if text.startswith(f"{image}: ") else f"{image}: {text}"

@@ -25,6 +25,7 @@ from .layouts import (
     open_coco_stuff_182,
     open_voc,
 )
+from .pictures import PictureError
 
 __all__ = [
     "DATASETS",
@@ -32,6 +33,7 @@ __all__ = [
     "LabelError",
     "LabelReport",
     "Pair",
+    "PictureError",
     "Sample",
     "SegmentationDataset",
     "check_labels",

@@ -79,6 +79,9 @@ def check_labels(dataset: SegmentationDataset) -> LabelReport:
             label = dataset.values(read_values(pair.label), str(pair.label)).numpy()
             with Image.open(pair.image) as image:
                 size = image.size
+        except FileNotFoundError as error:
+            report.problems.append(f"{error.filename} is missing")
+            continue
         except (LabelError, OSError) as error:
             report.problems.append(str(error))
             continue

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .labels import IGNORE, Color, LabelError, ValueMap, read_image, read_values
+from .labels import IGNORE, Color, LabelError, ValueMap, read_values
+from .pictures import read_image
 
 
 class Sample(NamedTuple):
@@ -77,7 +78,8 @@ class SegmentationDataset(Dataset[Sample]):
         Raises:
             LabelError: the label image is unreadable, of another size than the picture, or holds a
                 value that is no class's.
-            OSError: a file is missing, or the picture is none.
+            FileNotFoundError: a file is missing.
+            PictureError: the picture is none, damaged, or has more than 8 bits a channel.
         """
         pair = self.pairs[index]
         image = read_image(pair.image)

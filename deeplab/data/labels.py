@@ -1,4 +1,4 @@
-"""Reading pictures and label images, and mapping their values to class numbers."""
+"""Reading label images, and mapping their values to class numbers."""
 
 from __future__ import annotations
 
@@ -29,19 +29,6 @@ class LabelError(ValueError):
     """A label image that cannot be read or holds values that are no class's."""
 
 
-def read_image(path: Path) -> Tensor:
-    """A picture as RGB, uint8 ``[3, H, W]``, its pixels as stored.
-
-    An orientation that a camera noted in the file is not applied: label images do not know of it.
-
-    Raises:
-        OSError: the file is missing or is no picture.
-    """
-    with Image.open(path) as image:
-        pixels = np.array(image.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-
-
 def read_values(path: Path) -> NDArray[np.int64]:
     """The numbers in a label image: ``[H, W]``, or ``[H, W, 3]`` where it holds colours.
 
@@ -58,8 +45,12 @@ def read_values(path: Path) -> NDArray[np.int64]:
             if image.mode in ("P", "L", "1", "I", "I;16", "I;16B"):
                 return np.array(image).astype(np.int64)
             mode = image.mode
+    except FileNotFoundError:
+        raise
     except UnidentifiedImageError as error:
-        raise LabelError(f"{path} is no picture: {error}") from error
+        raise LabelError(f"{path} is no picture, or of an unknown format") from error
+    except Exception as error:  # whatever a decoder stumbles over
+        raise LabelError(f"{path} cannot be read: {error or 'damaged'}") from error
     raise LabelError(f"{path} has pixels of mode {mode}, expected indices, a palette or RGB")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from .optimizer import classifiers
 from .settings import Settings, SettingsError
 from .state import SETTINGS, STATE, ResumeError, load_state
 from .trainer import Outcome, Trainer
+
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -93,6 +96,12 @@ def _prepare(settings: Settings, group: Processes, folder: Path) -> Trainer:
             (folder / "labels.txt").write_text("\n".join(map(str, reports)) + "\n")
         for each in reports:
             each.raise_for_problems()
+        if group.first and reports[0].absent:
+            _log.warning(
+                "%s has no pixel of %s: the network cannot learn what it is not shown",
+                reports[0].name,
+                ", ".join(reports[0].absent),
+            )
     weights = _class_weights(settings, train_set, reports)
     model = build_model(settings, train_set.num_classes)
     return Trainer(

@@ -121,6 +121,60 @@ def test_predict_goes_on_behind_a_broken_picture(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.usefixtures("folder")
+def test_pictures_that_a_camera_turned_are_said_and_may_be_turned(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    photo = Image.new("RGB", (40, 24))
+    exif = photo.getexif()
+    exif[0x0112] = 6
+    photo.save("data/images/val/phone.jpg", exif=exif)
+    command = "predict data/images/val --weights tiny.safetensors -o out"
+    assert run(command) == 0
+    assert "1 of 5 pictures were labelled as stored" in capsys.readouterr().err
+    with Image.open("out/phone.png") as mask:
+        assert mask.size == (40, 24)
+    assert run(f"{command} --upright") == 0
+    assert capsys.readouterr().err == ""
+    with Image.open("out/phone.png") as mask:
+        assert mask.size == (24, 40)
+
+
+@pytest.mark.slow
+def test_torchrun_labels_every_picture_though_one_process_fails_early(folder: Path) -> None:
+    """torchrun ends the others as soon as one process leaves with an error."""
+    pictures = folder / "many names"
+    pictures.mkdir()
+    (pictures / "0 broken.png").write_bytes(b"no picture")
+    Image.new("RGB", (400, 400)).save(pictures / "1 größe.png")
+    Image.new("RGB", (400, 400)).save(pictures / "3 [日本].png")
+    Image.new("RGB", (400, 400)).save(pictures / "5.png")
+    program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    line = ["-m", "deeplab", "predict", str(pictures), "--weights", "tiny.safetensors"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    # Process 0 has the broken picture and one that is good, process 1 more than enough to do.
+    done = subprocess.run(
+        [*program, *line, "-o", "out", "--flip", "--scales", "paper"],
+        cwd=folder, env=env, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode != 0
+    names = sorted(path.name for path in (folder / "out").iterdir())
+    assert names == ["1 größe.png", "3 [日本].png", "5.png"]
+    assert "0 broken.png: not an image" in done.stderr
+    assert "1 of 4 pictures failed" in done.stderr
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_fault_in_a_reading_process_is_told_in_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("data/images/val/2.png").write_bytes(b"no picture")
+    for workers in (0, 1):
+        assert run(f"eval {DATA} --workers {workers}") == 1
+        said = "deeplab eval: data/images/val/2.png: not an image, or of an unknown format\n"
+        assert capsys.readouterr().err == said
+
+
+@pytest.mark.usefixtures("folder")
 def test_predict_shows_a_bar_where_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("predict data/images/val --weights tiny.safetensors -o out --progress") == 0
     assert "4/4" in capsys.readouterr().err

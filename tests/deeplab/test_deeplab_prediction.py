@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import deeplab
 from deeplab.labelling import Labelling
-from deeplab.prediction import Job, Predictor, draw_overlay, plan, read_picture, run
+from deeplab.prediction import Job, Predictor, draw_overlay, plan, run
 from deeplab.segmenter import CRF, Segmenter
 from densecrf_gpu import CRFParams
 from densecrf_gpu.backends import CUDA_BUILT
@@ -94,20 +94,6 @@ def test_results_that_would_overwrite_each_other_are_refused(tmp_path: Path) -> 
 def test_results_that_would_overwrite_a_picture_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"x\.png would overwrite"):
         plan([tmp_path / "x.png"], tmp_path, overlay=False, probabilities=False)
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1"])
-def test_pictures_of_every_mode_become_rgb(mode: str, tmp_path: Path) -> None:
-    Image.new("RGB", (5, 4), (255, 255, 255)).convert(mode).save(tmp_path / "x.png")
-    found = read_picture(tmp_path / "x.png")
-    assert found.shape == (3, 4, 5)
-    assert (found == 255).all()
-
-
-def test_pictures_of_16_bits_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.full((4, 5), 40000, np.uint16)).save(tmp_path / "x.png")
-    with pytest.raises(FileError, match="8 bits a channel, found mode I;16"):
-        read_picture(tmp_path / "x.png")
 
 
 def test_more_than_256_classes_are_stored_with_16_bits(tmp_path: Path) -> None:

@@ -346,6 +346,17 @@ def test_labels_are_checked_before_anything_is_trained(config: Path, tmp_path: P
     assert not (tmp_path / "run" / "history.jsonl").exists()
 
 
+def test_classes_that_do_not_occur_are_said(
+    config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    classes = tmp_path / "scenes" / "classes.txt"
+    classes.write_text("\n".join([*scenes.NAMES, "unicorn", "yeti"]))
+    _run(config, tmp_path / "run", "run.iterations=1", "data.val=")
+    assert caplog.messages == [
+        "scenes train has no pixel of unicorn, yeti: the network cannot learn what it is not shown"
+    ]
+
+
 def test_a_window_that_does_not_fit_v1_is_said_before(config: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"data\.crop to be a multiple of 8 and one more"):
         _run(config, tmp_path / "run", "model.name=deeplabv1_vgg16", "data.crop=40",
