@@ -30,37 +30,16 @@ namespace densecrf::cpu {
 
 namespace {
 
-bool runs_here(const std::string& isa) {
-#if defined(__x86_64__)
-  if (isa == "avx512") return __builtin_cpu_supports("x86-64-v4") != 0;
-  if (isa == "avx2") return __builtin_cpu_supports("x86-64-v3") != 0;
-#endif
-  return isa == "baseline";
-}
-
-const Backend& tier([[maybe_unused]] const std::string& isa) {
-#if defined(__x86_64__)
-  if (isa == "avx512") return avx512::backend_of_tier();
-  if (isa == "avx2") return avx2::backend_of_tier();
-#endif
-  return baseline::backend_of_tier();
-}
-
 const Backend& choose() {
   const char* forced = std::getenv("DENSECRF_ISA");
-  if (forced != nullptr && *forced != '\0') {
-    if (!runs_here(forced)) {
-      throw std::invalid_argument(
-          "DENSECRF_ISA must name an instruction set of this machine out of avx512, avx2 and "
-          "baseline, got " +
-          std::string(forced));
-    }
-    return tier(forced);
+  const bool any = forced == nullptr || *forced == '\0';
+  for (const Backend* tier : tiers()) {
+    if (any || std::string(tier->name) == forced) return *tier;
   }
-  for (const char* isa : {"avx512", "avx2"}) {
-    if (runs_here(isa)) return tier(isa);
-  }
-  return tier("baseline");
+  throw std::invalid_argument(
+      "DENSECRF_ISA must name an instruction set of this machine out of avx512, avx2 and baseline, "
+      "got " +
+      std::string(forced));
 }
 
 struct Range {
@@ -117,6 +96,16 @@ double max_elevated() {
 }
 
 }  // namespace
+
+std::vector<const Backend*> tiers() {
+  std::vector<const Backend*> list;
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("x86-64-v4")) list.push_back(&avx512::backend_of_tier());
+  if (__builtin_cpu_supports("x86-64-v3")) list.push_back(&avx2::backend_of_tier());
+#endif
+  list.push_back(&baseline::backend_of_tier());
+  return list;
+}
 
 const Backend& backend() {
   static const Backend& chosen = choose();

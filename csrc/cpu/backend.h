@@ -5,8 +5,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "../key_layout.h"
+#include "../kinds.h"
 
 namespace densecrf::cpu {
 
@@ -17,11 +19,6 @@ struct Executor {
   void (*run)(void* self, int tasks, void (*body)(void*, int), void* context);
   void* self;
 };
-
-enum class Scalar : int { kFloat32, kFloat64 };
-enum class PixelType : int { kUint8, kFloat32, kFloat64 };
-enum class Normalization : int { kNone, kBefore, kAfter, kSymmetric };
-enum class Output : int { kProbabilities, kLogits, kLabels };
 
 // The feature vectors of the points, divided by their bandwidths: a matrix, or computed on the fly
 // from a grid's coordinates and an image's channels.
@@ -82,8 +79,6 @@ struct FeatureGradientArguments {
   bool accumulate;  // adds to the result
 };
 
-enum class Compatibility : int { kPotts, kPerClass, kMatrix };
-
 struct Kernel {
   LatticeSections lattice;
   Normalization normalization;
@@ -143,6 +138,9 @@ struct Backend {
 // The backend for this machine, or the one named by the environment variable DENSECRF_ISA
 // (avx512, avx2, baseline). Throws std::invalid_argument if that one cannot run here.
 const Backend& backend();
+
+// The instruction-set tiers that run on this machine, the best one first.
+std::vector<const Backend*> tiers();
 
 // Range of every scaled feature [dimensions]; throws std::invalid_argument on a NaN or infinity.
 KeyLayout plan_keys(Scalar, const FeatureSource&);

@@ -19,7 +19,7 @@ class ScaledFeatures {
     if (!on_grid_) return;
     int64_t entries = 0;
     for (int m = 0; m < source.grid_dimensions; ++m) entries += source.grid_size[m];
-    const bool bytes = source.image != nullptr && source.pixel_type == cpu::PixelType::kUint8;
+    const bool bytes = source.image != nullptr && source.pixel_type == PixelType::kUint8;
     if (bytes) entries += int64_t{256} * source.channels;
     T* table = static_cast<T*>(memory.reserve(static_cast<size_t>(entries) * sizeof(T), 0));
     for (int m = 0; m < source.grid_dimensions; ++m) {
@@ -99,20 +99,20 @@ class ScaledFeatures {
           channel * source_.channel_stride + x * stride[0] + y * stride[1] + z * stride[2];
       T* out = to + q;
       switch (source_.pixel_type) {
-        case cpu::PixelType::kUint8: {
+        case PixelType::kUint8: {
           const uint8_t* pixel = static_cast<const uint8_t*>(source_.image) + at;
           const T* level = levels_ + 256 * channel;
           for (int i = 0; i < count; ++i) out[i] = level[pixel[i * stride[0]]];
           break;
         }
-        case cpu::PixelType::kFloat32: {
+        case PixelType::kFloat32: {
           const float* pixel = static_cast<const float*>(source_.image) + at;
           for (int i = 0; i < count; ++i) {
             out[i] = (static_cast<T>(pixel[i * stride[0]]) / sigma) * scale;
           }
           break;
         }
-        case cpu::PixelType::kFloat64: {
+        case PixelType::kFloat64: {
           const double* pixel = static_cast<const double*>(source_.image) + at;
           for (int i = 0; i < count; ++i) {
             out[i] = (static_cast<T>(pixel[i * stride[0]]) / sigma) * scale;

@@ -26,7 +26,7 @@ struct FoldKernel {
   T* weight;
   T* scale;  // [points], unused when folded
   int vertices;
-  cpu::Normalization normalization;
+  Normalization normalization;
   bool folded;
   T alpha;
   T response;  // alpha times all that a message is multiplied by besides the normalisation

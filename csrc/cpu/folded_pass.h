@@ -112,8 +112,8 @@ void folded_last_pass(const PassArguments<T>& pass, const Segment<T>& segment, T
   for (int64_t g = 0; g < segment.groups; ++g) {
     for (int q = 0; q < kGroup; ++q) {
       slice_all(labels, kernels, unary, g, q, x);
-      if (pass.output == cpu::Output::kProbabilities) softmax(labels, x);
-      if (pass.output == cpu::Output::kLogits) log_softmax(labels, x, saved);
+      if (pass.output == Output::kProbabilities) softmax(labels, x);
+      if (pass.output == Output::kLogits) log_softmax(labels, x, saved);
       labels.store(x, values + q * labels.stride());
     }
     write_result(pass, segment.first_point + g * kGroup, values, columns);

@@ -20,15 +20,15 @@ HOST_DEVICE void add_message(const Labels<T, kWidth>& labels, const PassKernel<T
   using Chunk = typename Labels<T, kWidth>::Chunk;
   const T scale = kernel.scale == nullptr ? T(1) : kernel.scale[point];
   switch (kernel.compatibility) {
-    case cpu::Compatibility::kPotts:
+    case Compatibility::kPotts:
       for (int i = 0; i < labels.chunks(); ++i) x[i] += message[i] * scale;
       break;
-    case cpu::Compatibility::kPerClass:
+    case Compatibility::kPerClass:
       for (int i = 0; i < labels.chunks(); ++i) {
         x[i] += message[i] * scale * Chunk::load(kernel.label_weight + i * labels.kChunk);
       }
       break;
-    case cpu::Compatibility::kMatrix:
+    case Compatibility::kMatrix:
       for (int64_t c = 0; c < classes; ++c) {
         const T* column = kernel.label_weight + c * labels.stride();
         const T value = scale * reinterpret_cast<const T*>(message)[c];
@@ -154,9 +154,9 @@ T general_pass(const PassArguments<T>& pass, const Segment<T>& segment, T* scrat
         } else {
           softmax(labels, x);  // padding: finite, and nothing else
         }
-      } else if (kSplat || pass.output == cpu::Output::kProbabilities) {
+      } else if (kSplat || pass.output == Output::kProbabilities) {
         softmax(labels, x);
-      } else if (pass.output == cpu::Output::kLogits) {
+      } else if (pass.output == Output::kLogits) {
         log_softmax(labels, x, saved);
       }
       if constexpr (kSplat) {

@@ -40,7 +40,7 @@ HOST_DEVICE void add_gradient(const Labels<T, kWidth>& labels, const PassKernel<
                               const typename Labels<T, kWidth>::Chunk* q,
                               typename Labels<T, kWidth>::Chunk* x, T* sums) {
   using Chunk = typename Labels<T, kWidth>::Chunk;
-  if (kernel.compatibility != cpu::Compatibility::kMatrix) {
+  if (kernel.compatibility != Compatibility::kMatrix) {
     for (int i = 0; i < labels.chunks(); ++i) {
       T* sum = sums + i * labels.kChunk;
       (Chunk::load(sum) + message[i] * q[i]).store(sum);
@@ -194,7 +194,7 @@ void gradient_init_pass(const GradientPass<T>& pass, const Segment<T>& segment,
                         T* scratch) {
   const Labels<T, kWidth> labels{pass.common.stride};
   using Chunk = typename Labels<T, kWidth>::Chunk;
-  const bool logits = pass.common.output == cpu::Output::kLogits;
+  const bool logits = pass.common.output == Output::kLogits;
   T* rows = scratch;                             // [16, stride]
   T* columns = rows + kGroup * labels.stride();  // [stride, 16]
   auto* s = reinterpret_cast<Chunk*>(columns + kGroup * labels.stride());

@@ -34,7 +34,7 @@ HOST_DEVICE void write_result(const PassArguments<T>& pass, int64_t first, const
   const int64_t n = pass.points - first < kGroup ? pass.points - first : kGroup;
   if (n <= 0) return;
   transpose(values, pass.stride, kGroup, pass.stride, columns, kGroup);
-  if (pass.output == cpu::Output::kLabels) return write_labels(pass, first, n, columns);
+  if (pass.output == Output::kLabels) return write_labels(pass, first, n, columns);
   for (int64_t c = 0; c < pass.classes; ++c) {
     T* to = static_cast<T*>(pass.result) + c * pass.points + first;
     if (n == kGroup) {

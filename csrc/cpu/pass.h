@@ -3,20 +3,12 @@
 // Rows and unaries are padded to `stride` values; padded labels have the unary kNever.
 #pragma once
 
+#include "../logits.h"
 #include "backend.h"
 #include "row.h"
 #include "sections.h"
 
 namespace densecrf::inline DENSECRF_ISA {
-
-template <typename T>
-constexpr T kLn2 = T(0.693147180559945309417);
-template <typename T>
-constexpr T kLog2E = T(1.44269504088896340736);
-template <typename T>
-constexpr T kNever = T(-1e6);  // a label that cannot be; no unary is lower
-template <typename T>
-constexpr T kPadding = T(-1e38);  // lower than penalties can press a label
 
 // Rows are addressed by 32-bit offsets in units of so many bytes.
 constexpr uint64_t kOffsetUnit = 8;
@@ -31,7 +23,7 @@ struct PassKernel {
   T* to;                       // [rows, stride] splatted
   const uint32_t* first_rows;  // [blocks + 1], from the band's base
   int vertices;
-  cpu::Compatibility compatibility;
+  Compatibility compatibility;
   const T* label_weight;  // per class [stride], or minus the penalty matrix by columns
                           // [classes, stride]; Potts weights are in `weight` or `scale`
 };
@@ -56,7 +48,7 @@ struct PassArguments {
   T* kept_log;       // log Q likewise, where that is the output of a kept Q
   T* state;          // [padded points, stride] where this pass leaves its Q for backward, or null
   T damping;
-  cpu::Output output;
+  Output output;
   void* result;  // [classes, points] or labels [points]
 };
 

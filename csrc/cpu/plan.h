@@ -15,8 +15,8 @@ constexpr size_t kPassBuffers = 8;
 template <typename T>
 struct KernelState {
   LatticeView<T> lattice;
-  cpu::Normalization normalization;
-  cpu::Compatibility compatibility;
+  Normalization normalization;
+  Compatibility compatibility;
   bool folded;
   T response;
   T* from;  // [rows, stride]: splatted, then blurred in place and sliced
@@ -79,7 +79,7 @@ class Plan {
   bool is_image_crf() const { return image_crf_; }
   int span_count() const { return span_count_; }
   int64_t padded_points() const { return blocks_ * kBlock; }
-  cpu::Compatibility compatibility(int k) const { return kernels_[k].compatibility; }
+  Compatibility compatibility(int k) const { return kernels_[k].compatibility; }
 
   // [stride] 0 for a label, kPadding beyond the last.
   const T* padding() const { return padding_; }
@@ -168,8 +168,8 @@ class Plan {
     const int64_t classes = arguments_.classes, stride = arguments_.stride;
     const T* from = static_cast<const T*>(weights);
     T* to = kernels_[k].label_weight;
-    const bool potts = arguments_.kernels[k].compatibility == cpu::Compatibility::kPotts;
-    if (kernels_[k].compatibility != cpu::Compatibility::kMatrix) {
+    const bool potts = arguments_.kernels[k].compatibility == Compatibility::kPotts;
+    if (kernels_[k].compatibility != Compatibility::kMatrix) {
       for (int64_t c = 0; c < stride; ++c) to[c] = c >= classes ? T(0) : from[potts ? 0 : c];
       return;
     }
@@ -222,17 +222,17 @@ class Plan {
     kernel.lattice = LatticeView<T>(given.lattice.points, given.lattice.vertices);
     require_addressable(kernel.lattice);
     kernel.response = response_scale<T>(kernel.lattice.vertices_per_point - 1);
-    const bool same_sides = given.normalization == cpu::Normalization::kSymmetric ||
-                            given.normalization == cpu::Normalization::kNone;
-    const bool potts = given.compatibility == cpu::Compatibility::kPotts;
+    const bool same_sides = given.normalization == Normalization::kSymmetric ||
+                            given.normalization == Normalization::kNone;
+    const bool potts = given.compatibility == Compatibility::kPotts;
     const bool constant = potts && !arguments_.varying;
-    kernel.compatibility = potts ? cpu::Compatibility::kPerClass : given.compatibility;
+    kernel.compatibility = potts ? Compatibility::kPerClass : given.compatibility;
     if (arguments_.direction == Direction::kForward) {
       const T attraction = constant ? *static_cast<const T*>(given.weights) : T(1);
       kernel.normalization = given.normalization;
       kernel.response *= attraction * kLog2E<T>;
       kernel.folded = constant && same_sides && attraction > T(0) && attraction < kMaxFolded;
-      if (constant) kernel.compatibility = cpu::Compatibility::kPotts;
+      if (constant) kernel.compatibility = Compatibility::kPotts;
     } else {
       kernel.normalization = transposed(given.normalization);
       kernel.folded = same_sides;
@@ -240,7 +240,7 @@ class Plan {
     all_folded_ = all_folded_ && kernel.folded;
     kernel.label_weight =
         padding_ + arguments_.stride * (1 + static_cast<int64_t>(k) * (arguments_.classes + 1));
-    if (kernel.compatibility != cpu::Compatibility::kPotts && !arguments_.varying) {
+    if (kernel.compatibility != Compatibility::kPotts && !arguments_.varying) {
       load_weights(k, given.weights);
     }
     prepare_buffers(k, kernel);
@@ -325,8 +325,8 @@ class Plan {
 
 // Calls run<T, kWidth>(): rows of up to 32 float labels have code of their own (see label_stride).
 template <typename Run>
-void with_row_width(cpu::Scalar scalar, int64_t classes, const Run& run) {
-  if (scalar == cpu::Scalar::kFloat64) return run.template operator()<double, 0>();
+void with_row_width(Scalar scalar, int64_t classes, const Run& run) {
+  if (scalar == Scalar::kFloat64) return run.template operator()<double, 0>();
   switch (label_stride(sizeof(float), classes)) {
     case 4:
       return run.template operator()<float, 4>();

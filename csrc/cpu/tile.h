@@ -9,21 +9,9 @@
 
 namespace densecrf::inline DENSECRF_ISA {
 
-// The transpose of a filter normalised before is one normalised after, and the other way round.
-HOST_DEVICE cpu::Normalization transposed(cpu::Normalization normalization) {
-  switch (normalization) {
-    case cpu::Normalization::kBefore:
-      return cpu::Normalization::kAfter;
-    case cpu::Normalization::kAfter:
-      return cpu::Normalization::kBefore;
-    default:
-      return normalization;
-  }
-}
-
 // What a point's values are multiplied by before splat and after slice, for all points of a band.
 template <typename T>
-void band_factors(const LatticeView<T>& lattice, cpu::Normalization mode, int band, T* before,
+void band_factors(const LatticeView<T>& lattice, Normalization mode, int band, T* before,
                   T* after) {
   const int vertices = lattice.vertices_per_point;
   const T alpha = response_scale<T>(vertices - 1);

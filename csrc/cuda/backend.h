@@ -4,15 +4,11 @@
 
 #include <cstdint>
 
+#include "../kinds.h"
 #include "context.h"
 #include "lattice_view.h"
 
 namespace densecrf::cuda {
-
-enum class Scalar : int { kFloat32, kFloat64 };
-enum class Normalization : int { kNone, kBefore, kAfter, kSymmetric };
-enum class Compatibility : int { kPotts, kPerClass, kMatrix };
-enum class Output : int { kProbabilities, kLogits, kLabels };
 
 struct Lattice {
   LatticeShape shape;

@@ -1,11 +1,10 @@
 // Where points come from: a matrix of features, or a raster and an image over it.
 #pragma once
 
+#include "../kinds.h"
 #include "lattice_view.h"
 
 namespace densecrf::cuda {
-
-enum class PixelType : int { kUint8, kFloat32, kFloat64 };
 
 // Features divided by their bandwidths, as a matrix, or the positions of a raster (x first)
 // followed by the channels of an image, which are divided on the fly. Strides in elements.

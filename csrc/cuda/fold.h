@@ -9,13 +9,6 @@
 
 namespace densecrf::cuda {
 
-// The transpose of a filter normalised before is one normalised after, and the other way round.
-constexpr Normalization transposed(Normalization normalization) {
-  if (normalization == Normalization::kBefore) return Normalization::kAfter;
-  if (normalization == Normalization::kAfter) return Normalization::kBefore;
-  return normalization;
-}
-
 // With n' = alpha n + 1e-20, n the filter of ones at a point, values are multiplied
 //   none       by 1         before splat, by alpha          after slice
 //   before     by 1/n'                    by alpha

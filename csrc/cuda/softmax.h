@@ -1,23 +1,14 @@
-// Softmax over the labels of a point, and the ways in and out of the passes. Logits of the passes
-// are in units of ln 2, so that exp(logit ln 2) = 2^logit; those of labels that do not exist, which
-// only fill up chunks, are kPadding.
+// Softmax over the labels of a point, and the ways in and out of the passes. The logits of labels
+// that do not exist, which only fill up chunks, are kPadding.
 #pragma once
 
 #include <cmath>
 
+#include "../logits.h"
 #include "backend.h"
 #include "pass_list.h"
 
 namespace densecrf::cuda {
-
-template <typename T>
-constexpr T kLn2 = T(0.693147180559945309417);
-template <typename T>
-constexpr T kLog2E = T(1.44269504088896340736);
-template <typename T>
-constexpr T kNever = T(-1e6);  // a label that cannot be; no unary is lower
-template <typename T>
-constexpr T kPadding = T(-1e38);  // lower than penalties can press a label
 
 __device__ __forceinline__ float power_of_two(float x) { return exp2f(x); }
 __device__ __forceinline__ double power_of_two(double x) { return exp2(x); }

@@ -211,7 +211,7 @@ struct ShuffledExecutor {
 // A lattice as cpu::backend() builds it for features [points, d] with so many threads, taken apart.
 template <typename T>
 py::dict build_lattice(const Array<T>& features, int threads, uint32_t seed) {
-  const cpu::Scalar scalar = sizeof(T) == 4 ? cpu::Scalar::kFloat32 : cpu::Scalar::kFloat64;
+  const Scalar scalar = sizeof(T) == 4 ? Scalar::kFloat32 : Scalar::kFloat64;
   cpu::FeatureSource source{};
   source.points = features.shape(0);
   source.dimensions = static_cast<int>(features.shape(1));

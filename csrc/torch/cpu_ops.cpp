@@ -12,8 +12,7 @@ namespace densecrf {
 namespace {
 
 // Builds one lattice for each source. A single vertex section is written where it stays.
-std::tuple<Tensor, Tensor> build(cpu::Scalar scalar,
-                                 const std::vector<cpu::FeatureSource>& sources) {
+std::tuple<Tensor, Tensor> build(Scalar scalar, const std::vector<cpu::FeatureSource>& sources) {
   const auto batch = static_cast<int64_t>(sources.size());
   const cpu::FeatureSource& first = sources.front();
   const auto point_bytes =
@@ -66,24 +65,10 @@ std::tuple<Tensor, Tensor> build_lattice(const Tensor& features, const std::vect
                                          std::optional<int64_t>) {
   STD_TORCH_CHECK(features.dim() == 3 && features.numel() > 0,
                   "features must be a non-empty [B, N, d], got ", shape_of(features));
-  const cpu::Scalar scalar = scalar_of(features, "features");
+  const Scalar scalar = scalar_of(features, "features");
   std::vector<cpu::FeatureSource> sources;
   for (int64_t b = 0; b < features.size(0); ++b) sources.push_back(source_of(features, b));
   return build(scalar, sources);
-}
-
-cpu::PixelType pixel_type_of(const Tensor& image) {
-  switch (image.scalar_type()) {
-    case ScalarType::Byte:
-      return cpu::PixelType::kUint8;
-    case ScalarType::Float:
-      return cpu::PixelType::kFloat32;
-    case ScalarType::Double:
-      return cpu::PixelType::kFloat64;
-    default:
-      STD_TORCH_CHECK(false, "image must be uint8, float32 or float64, got ",
-                      torch::headeronly::toString(image.scalar_type()));
-  }
 }
 
 std::tuple<Tensor, Tensor> build_image_lattice(const std::optional<Tensor>& given,
@@ -92,9 +77,6 @@ std::tuple<Tensor, Tensor> build_image_lattice(const std::optional<Tensor>& give
                                                const std::vector<double>& channel_sigmas,
                                                std::optional<int64_t>) {
   const auto grid = static_cast<int>(size.size());
-  STD_TORCH_CHECK(grid >= 1 && grid <= 3, "size must have 1 to 3 entries, got ", grid);
-  STD_TORCH_CHECK(spatial_sigmas.size() == size.size(), "spatial_sigmas must have ", grid,
-                  " entries, got ", spatial_sigmas.size());
   for (const int64_t extent : size) {
     STD_TORCH_CHECK(extent > 0, "size must be positive, got ", extent);
   }
@@ -102,29 +84,19 @@ std::tuple<Tensor, Tensor> build_image_lattice(const std::optional<Tensor>& give
   no_channels.insert(no_channels.end(), size.begin(), size.end());
   const Tensor image = given.has_value() ? *given : make_tensor(no_channels, ScalarType::Byte);
   STD_TORCH_CHECK(image.is_cpu(), "image must be on the CPU");
-  STD_TORCH_CHECK(image.dim() == grid + 2 && image.size(0) > 0,
-                  "image must be a non-empty [B, channels, *size], got ", shape_of(image));
+  check_raster(image, size, spatial_sigmas, channel_sigmas);
   const int64_t channels = image.size(1);
-  STD_TORCH_CHECK(static_cast<int64_t>(channel_sigmas.size()) == channels,
-                  "channel_sigmas must have ", channels, " entries, got ", channel_sigmas.size());
   cpu::FeatureSource source{};
   source.points = 1;
   source.grid_dimensions = grid;
   for (int m = 0; m < grid; ++m) {
     const int64_t axis = grid + 1 - m;  // x is the last
-    STD_TORCH_CHECK(image.size(axis) == size[grid - 1 - m], "image must have the size given, got ",
-                    shape_of(image));
-    STD_TORCH_CHECK(spatial_sigmas[m] > 0, "spatial_sigmas must be positive, got ",
-                    spatial_sigmas[m]);
     source.points *= image.size(axis);
     source.grid_size[m] = image.size(axis);
     source.grid_stride[m] = image.stride(axis);
     source.grid_sigma[m] = spatial_sigmas[m];
   }
   source.dimensions = grid + static_cast<int>(channels);
-  for (const double sigma : channel_sigmas) {
-    STD_TORCH_CHECK(sigma > 0, "channel_sigmas must be positive, got ", sigma);
-  }
   source.pixel_type = pixel_type_of(image);
   source.channels = static_cast<int>(channels);
   source.channel_stride = image.stride(1);
@@ -136,8 +108,7 @@ std::tuple<Tensor, Tensor> build_image_lattice(const std::optional<Tensor>& give
     source.image = channels > 0 ? data + b * step : nullptr;
     sources.push_back(source);
   }
-  const bool wide = source.pixel_type == cpu::PixelType::kFloat64;
-  return build(wide ? cpu::Scalar::kFloat64 : cpu::Scalar::kFloat32, sources);
+  return build(scalar_of(source.pixel_type), sources);
 }
 
 Tensor lattice_sizes(const Tensor& vertices) {
@@ -156,11 +127,11 @@ Tensor lattice_filter(const Tensor& points, const Tensor& vertices, const Tensor
                       const std::string& normalization, bool adjoint,
                       const std::optional<Tensor>& /*features*/) {
   STD_TORCH_CHECK(values.dim() == 3, "values must be [B, N, C], got ", shape_of(values));
-  const cpu::Scalar scalar = scalar_of(values, "values");
+  const Scalar scalar = scalar_of(values, "values");
   const int64_t batch = values.size(0), count = values.size(1), channels = values.size(2);
   const Lattices lattices(points, vertices);
   lattices.check(batch, count, scalar, "values");
-  const cpu::Normalization mode = normalization_of(normalization);
+  const Normalization mode = normalization_of(normalization);
   const Tensor from = torch::stable::contiguous(values);
   Tensor result = make_tensor({batch, count, channels}, type_of(scalar));
   const int64_t image_bytes = count * channels * static_cast<int64_t>(size_of(scalar));
@@ -185,7 +156,7 @@ Tensor lattice_filter_grad_features(const Tensor& points, const Tensor& vertices
   STD_TORCH_CHECK(values.dim() == 3, "values must be [B, N, C], got ", shape_of(values));
   STD_TORCH_CHECK(shape_of(grad) == shape_of(values), "grad must have the shape of values, ",
                   shape_of(values), ", got ", shape_of(grad));
-  const cpu::Scalar scalar = scalar_of(values, "values");
+  const Scalar scalar = scalar_of(values, "values");
   STD_TORCH_CHECK(scalar_of(grad, "grad") == scalar, "grad must have the dtype of values");
   STD_TORCH_CHECK(scalar_of(features, "features") == scalar,
                   "features must have the dtype of values");
@@ -197,7 +168,7 @@ Tensor lattice_filter_grad_features(const Tensor& points, const Tensor& vertices
                       features.size(1) == count && features.size(2) == dimensions,
                   "features must be [", lattices.size(), ", ", count, ", ", dimensions,
                   "] as the lattice was built from, got ", shape_of(features));
-  const cpu::Normalization mode = normalization_of(normalization);
+  const Normalization mode = normalization_of(normalization);
   const Tensor from = torch::stable::contiguous(values), upstream = torch::stable::contiguous(grad);
   Tensor result = make_tensor({lattices.size(), count, dimensions}, type_of(scalar));
   const auto scalar_size = static_cast<int64_t>(size_of(scalar));

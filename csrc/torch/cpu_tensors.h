@@ -1,11 +1,6 @@
-// What all operators on CPU tensors share: tensors and strings as the backend takes them, the
+// What all operators on CPU tensors share: tensors, the
 // lattices of a batch, and torch's threads.
 #pragma once
-
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <exception>
 #include <optional>
@@ -16,11 +11,9 @@
 #include "../cpu/memory.h"
 #include "../cpu/sections.h"
 #include "../cpu/team.h"
+#include "checks.h"
 
 namespace densecrf {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 // Calls lead(executor) with a team of torch's intra-op threads behind it. Task 0 leads; should
 // torch run the tasks one after another, it has finished before a helper looks.
@@ -44,34 +37,6 @@ void on_torch_threads(const Lead& lead) {
     }
   });
   if (failure) std::rethrow_exception(failure);
-}
-
-inline cpu::Scalar scalar_of(const Tensor& t, const char* name) {
-  const ScalarType type = t.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, name,
-                  " must be float32 or float64, got ", torch::headeronly::toString(type));
-  return type == ScalarType::Float ? cpu::Scalar::kFloat32 : cpu::Scalar::kFloat64;
-}
-
-inline ScalarType type_of(cpu::Scalar scalar) {
-  return scalar == cpu::Scalar::kFloat32 ? ScalarType::Float : ScalarType::Double;
-}
-
-inline size_t size_of(cpu::Scalar scalar) { return scalar == cpu::Scalar::kFloat32 ? 4 : 8; }
-
-inline std::string shape_of(const Tensor& t) {
-  std::string text = "[";
-  for (int64_t i = 0; i < t.dim(); ++i) text += (i > 0 ? ", " : "") + std::to_string(t.size(i));
-  return text + "]";
-}
-
-inline cpu::Normalization normalization_of(const std::string& name) {
-  if (name == "none") return cpu::Normalization::kNone;
-  if (name == "before") return cpu::Normalization::kBefore;
-  if (name == "after") return cpu::Normalization::kAfter;
-  STD_TORCH_CHECK(name == "symmetric",
-                  "normalization must be none, before, after or symmetric, got ", name);
-  return cpu::Normalization::kSymmetric;
 }
 
 // An uninitialised tensor on the CPU, on huge pages where it is large.
@@ -113,7 +78,7 @@ class Lattices {
                     size());
     for (int64_t b = 0; b < size(); ++b) {
       const VertexHeader& h = header(b);
-      const auto scalar = static_cast<cpu::Scalar>(h.scalar);
+      const auto scalar = static_cast<Scalar>(h.scalar);
       const size_t bytes = point_section_bytes(h.points, h.dimensions, size_of(scalar));
       STD_TORCH_CHECK(static_cast<size_t>(points.size(1)) == bytes, "points has ", points.size(1),
                       " bytes an image, vertices speaks of ", bytes);
@@ -134,7 +99,7 @@ class Lattices {
   }
 
   // The lattices fit `batch` images of `points` points whose values are `scalar`.
-  void check(int64_t batch, int64_t points, cpu::Scalar scalar, const char* values) const {
+  void check(int64_t batch, int64_t points, Scalar scalar, const char* values) const {
     STD_TORCH_CHECK(size() == batch || size() == 1, values, " holds ", batch,
                     " images, the lattice ", size());
     for (int64_t b = 0; b < size(); ++b) {

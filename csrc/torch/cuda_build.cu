@@ -67,7 +67,7 @@ LatticeTensors shrink(CudaCall& call, const LatticeTensors& full, int sides) {
   return small;
 }
 
-std::tuple<Tensor, Tensor> build(CudaCall& call, cuda::BuildArguments& arguments, int scalar_size,
+std::tuple<Tensor, Tensor> build(CudaCall& call, cuda::BuildArguments& arguments, Scalar scalar,
                                  int sides, std::optional<int64_t> max_vertices) {
   STD_TORCH_CHECK(!max_vertices || *max_vertices >= 1 || *max_vertices == kExact,
                   "max_vertices must be positive, or -1 for as many as there are, got ",
@@ -77,10 +77,11 @@ std::tuple<Tensor, Tensor> build(CudaCall& call, cuda::BuildArguments& arguments
   const int64_t can_be = from.tiles.points * (from.dimensions + 1);
   arguments.max_vertices =
       max_vertices && !exact && *max_vertices < can_be ? *max_vertices : can_be;
-  LatticeTensors made = make_tensors(call,
-                                     cuda::plan_shape(from.batch, from.tiles, from.dimensions,
-                                                      scalar_size, arguments.max_vertices),
-                                     sides);
+  LatticeTensors made =
+      make_tensors(call,
+                   cuda::plan_shape(from.batch, from.tiles, from.dimensions,
+                                    static_cast<int>(size_of(scalar)), arguments.max_vertices),
+                   sides);
   cuda::build_lattice(arguments, made.shape, made.points.mutable_data_ptr(),
                       made.vertices.mutable_data_ptr(), call.context());
   if (exact) made = shrink(call, made, sides);
@@ -91,7 +92,7 @@ std::tuple<Tensor, Tensor> build_lattice(const Tensor& features, const std::vect
                                          std::optional<int64_t> max_vertices) {
   STD_TORCH_CHECK(features.dim() == 3 && features.numel() > 0,
                   "features must be a non-empty [B, N, d], got ", shape_of(features));
-  const int scalar_size = scalar_size_of(features, "features");
+  const Scalar scalar = scalar_of(features, "features");
   const std::vector<int64_t> loose{features.size(1)};
   const std::vector<int64_t>& raster = grid.empty() ? loose : grid;
   int64_t points = 1;
@@ -109,21 +110,7 @@ std::tuple<Tensor, Tensor> build_lattice(const Tensor& features, const std::vect
   from.batch_stride = features.stride(0);
   from.point_stride = features.stride(1);
   from.dimension_stride = features.stride(2);
-  return build(call, arguments, scalar_size, static_cast<int>(raster.size()), max_vertices);
-}
-
-cuda::PixelType pixel_type_of(const Tensor& image) {
-  switch (image.scalar_type()) {
-    case ScalarType::Byte:
-      return cuda::PixelType::kUint8;
-    case ScalarType::Float:
-      return cuda::PixelType::kFloat32;
-    case ScalarType::Double:
-      return cuda::PixelType::kFloat64;
-    default:
-      STD_TORCH_CHECK(false, "image must be uint8, float32 or float64, got ",
-                      torch::headeronly::toString(image.scalar_type()));
-  }
+  return build(call, arguments, scalar, static_cast<int>(raster.size()), max_vertices);
 }
 
 // Positions alone have no image that would tell the device: see build_lattice.
@@ -134,15 +121,11 @@ std::tuple<Tensor, Tensor> build_image_lattice(const std::optional<Tensor>& give
                                                std::optional<int64_t> max_vertices) {
   STD_TORCH_CHECK(given.has_value(), "image must be given on CUDA");
   const Tensor& image = *given;
+  check_raster(image, size, spatial_sigmas, channel_sigmas);
+  STD_TORCH_CHECK(image.numel() > 0, "image must be a non-empty [B, channels, *size], got ",
+                  shape_of(image));
   const auto sides = static_cast<int>(size.size());
-  STD_TORCH_CHECK(sides >= 1 && sides <= 3, "size must have 1 to 3 entries, got ", sides);
-  STD_TORCH_CHECK(spatial_sigmas.size() == size.size(), "spatial_sigmas must have ", sides,
-                  " entries, got ", spatial_sigmas.size());
-  STD_TORCH_CHECK(image.dim() == sides + 2 && image.numel() > 0,
-                  "image must be a non-empty [B, channels, *size], got ", shape_of(image));
   const int64_t channels = image.size(1), dimensions = sides + channels;
-  STD_TORCH_CHECK(static_cast<int64_t>(channel_sigmas.size()) == channels,
-                  "channel_sigmas must have ", channels, " entries, got ", channel_sigmas.size());
   STD_TORCH_CHECK(dimensions <= cuda::kMaxDimensions, "image and positions have ", dimensions,
                   " dimensions, on CUDA at most ", cuda::kMaxDimensions);
   CudaCall call(image);
@@ -157,21 +140,11 @@ std::tuple<Tensor, Tensor> build_image_lattice(const std::optional<Tensor>& give
   from.batch_stride = image.stride(0);
   from.channel_stride = image.stride(1);
   for (int m = 0; m < sides; ++m) {
-    const int64_t axis = sides + 1 - m;  // x is the last
-    STD_TORCH_CHECK(image.size(axis) == size[sides - 1 - m], "image must have the size given, got ",
-                    shape_of(image));
-    STD_TORCH_CHECK(spatial_sigmas[m] > 0, "spatial_sigmas must be positive, got ",
-                    spatial_sigmas[m]);
-    from.pixel_stride[m] = image.stride(axis);
+    from.pixel_stride[m] = image.stride(sides + 1 - m);  // x is the last
     arguments.sigmas.value[m] = spatial_sigmas[m];
   }
-  for (int64_t k = 0; k < channels; ++k) {
-    STD_TORCH_CHECK(channel_sigmas[k] > 0, "channel_sigmas must be positive, got ",
-                    channel_sigmas[k]);
-    arguments.sigmas.value[sides + k] = channel_sigmas[k];
-  }
-  const int scalar_size = from.pixel_type == cuda::PixelType::kFloat64 ? 8 : 4;
-  return build(call, arguments, scalar_size, sides, max_vertices);
+  for (int64_t k = 0; k < channels; ++k) arguments.sigmas.value[sides + k] = channel_sigmas[k];
+  return build(call, arguments, scalar_of(from.pixel_type), sides, max_vertices);
 }
 
 Tensor lattice_sizes(const Tensor& vertices) {

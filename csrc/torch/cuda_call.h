@@ -4,10 +4,6 @@
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <exception>
 #include <stdexcept>
@@ -17,25 +13,9 @@
 #include "../cuda/context.h"
 #include "../cuda/lattice_view.h"
 #include "../cuda/scratch.h"
+#include "checks.h"
 
 namespace densecrf {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-inline std::string shape_of(const Tensor& t) {
-  std::string text = "[";
-  for (int64_t i = 0; i < t.dim(); ++i) text += (i > 0 ? ", " : "") + std::to_string(t.size(i));
-  return text + "]";
-}
-
-// 4 or 8.
-inline int scalar_size_of(const Tensor& t, const char* name) {
-  const ScalarType type = t.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, name,
-                  " must be float32 or float64, got ", torch::headeronly::toString(type));
-  return type == ScalarType::Float ? 4 : 8;
-}
 
 // One call of an operator. The caching allocator orders the reuse of scratch by the stream, so the
 // memory may be handed back before the device has done the work.

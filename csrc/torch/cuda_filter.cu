@@ -11,10 +11,10 @@ Tensor lattice_filter(const Tensor& points, const Tensor& vertices, const Tensor
                       const std::string& normalization, bool adjoint,
                       const std::optional<Tensor>& /*features, for their gradient alone*/) {
   STD_TORCH_CHECK(values.dim() == 3, "values must be [B, N, C], got ", shape_of(values));
-  const cuda::Scalar scalar = scalar_of(values, "values");
+  const Scalar scalar = scalar_of(values, "values");
   const int64_t images = values.size(0), count = values.size(1), channels = values.size(2);
   const cuda::Lattice lattice = checked_lattice(points, vertices, images, count, values, "values");
-  const cuda::Normalization mode = normalization_of(normalization);
+  const Normalization mode = normalization_of(normalization);
   CudaCall call(values);
   const Tensor from = torch::stable::contiguous(values);
   Tensor result = call.empty({images, count, channels}, type_of(scalar));
@@ -34,7 +34,7 @@ Tensor lattice_filter_grad_features(const Tensor& points, const Tensor& vertices
   STD_TORCH_CHECK(values.dim() == 3, "values must be [B, N, C], got ", shape_of(values));
   STD_TORCH_CHECK(shape_of(grad) == shape_of(values), "grad must have the shape of values, ",
                   shape_of(values), ", got ", shape_of(grad));
-  const cuda::Scalar scalar = scalar_of(values, "values");
+  const Scalar scalar = scalar_of(values, "values");
   const int64_t images = values.size(0), count = values.size(1), channels = values.size(2);
   const cuda::Lattice lattice = checked_lattice(points, vertices, images, count, values, "values");
   const int64_t batch = lattice.shape.batch, dimensions = lattice.shape.vertices_per_point - 1;

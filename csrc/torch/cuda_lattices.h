@@ -1,32 +1,12 @@
-// What the operators that use lattices on CUDA share: names to numbers, and lattices checked.
+// What the operators that use lattices on CUDA share: lattices, checked.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
-
-#include <string>
-#include <vector>
 
 #include "../cuda/backend.h"
 #include "cuda_call.h"
 
 namespace densecrf {
-
-inline cuda::Scalar scalar_of(const Tensor& t, const char* name) {
-  return scalar_size_of(t, name) == 4 ? cuda::Scalar::kFloat32 : cuda::Scalar::kFloat64;
-}
-
-inline ScalarType type_of(cuda::Scalar scalar) {
-  return scalar == cuda::Scalar::kFloat32 ? ScalarType::Float : ScalarType::Double;
-}
-
-inline cuda::Normalization normalization_of(const std::string& name) {
-  if (name == "none") return cuda::Normalization::kNone;
-  if (name == "before") return cuda::Normalization::kBefore;
-  if (name == "after") return cuda::Normalization::kAfter;
-  STD_TORCH_CHECK(name == "symmetric",
-                  "normalization must be none, before, after or symmetric, got ", name);
-  return cuda::Normalization::kSymmetric;
-}
 
 // The lattice of the two tensors, which fits `images` images of `points` points whose values,
 // called `values`, have the dtype and device of `like`.
@@ -39,7 +19,7 @@ inline cuda::Lattice checked_lattice(const Tensor& points, const Tensor& vertice
                   " images, the lattice ", shape.batch);
   STD_TORCH_CHECK(shape.tiles.points == count, values, " has ", count, " points, the lattice ",
                   shape.tiles.points);
-  STD_TORCH_CHECK(shape.scalar_size == scalar_size_of(like, values), values,
+  STD_TORCH_CHECK(shape.scalar_size == static_cast<int>(size_of(scalar_of(like, values))), values,
                   " must have the lattice's dtype");
   return {shape, points.const_data_ptr(), vertices.const_data_ptr()};
 }

@@ -100,13 +100,13 @@ std::vector<T> inferred(const Built<T>& lattice, int64_t classes) {
   const int64_t images = lattice.shape.batch, points = lattice.shape.tiles.points;
   const std::vector<T> logits = noise<T>(images * points * classes, -2.0, 2.0, 6);
   const T weight = T(3);
-  const cuda::Kernel kernel{lattice.given(), Normalization::kSymmetric, cuda::Compatibility::kPotts,
+  const cuda::Kernel kernel{lattice.given(), Normalization::kSymmetric, Compatibility::kPotts,
                             &weight};
   std::vector<T> result(logits.size(), T(7));
   Memory memory;
   cuda::mean_field(kCudaScalar<T>,
                    {images, classes, logits.data(), lattice.shape.tiles, &kernel, 1, 3, 0.0, 0.0,
-                    cuda::Output::kProbabilities, result.data(), nullptr, nullptr},
+                    Output::kProbabilities, result.data(), nullptr, nullptr},
                    memory.context());
   return result;
 }
@@ -236,7 +236,7 @@ void require_refused(cuda::BuildArguments arguments, const std::string& why) {
 void what_no_bitmap_holds_is_refused() {
   const ByteImages images({20, 18}, 3, 1, false);
   cuda::BuildArguments floats = images.arguments;
-  floats.from.pixel_type = cuda::PixelType::kFloat32;
+  floats.from.pixel_type = PixelType::kFloat32;
   require_refused(floats, "an image of floats");
   require_refused(from_matrix(images.scene()), "a matrix");
   require_refused(ByteImages({20, 18}, 3, 1, false, 8.0, 1.0).arguments, "too many cells");

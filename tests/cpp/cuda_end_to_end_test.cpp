@@ -44,8 +44,8 @@ std::vector<Result> expected_of(const Problem<T>& problem, Output output) {
           kScalar<T>,
           {points, problem.classes, problem.logits.data() + b * problem.classes * points,
            kernels.list.data(), static_cast<int>(kernels.list.size()), problem.iterations,
-           problem.damping, problem.tolerance, static_cast<cpu::Output>(output),
-           result.data() + b * points * classes, nullptr, nullptr},
+           problem.damping, problem.tolerance, output, result.data() + b * points * classes,
+           nullptr, nullptr},
           executor);
     });
   }

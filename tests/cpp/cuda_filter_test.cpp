@@ -28,8 +28,8 @@ void compare(const Scene<T>& scene, int64_t channels, Normalization mode, bool a
   const auto values = noise<T>(scene.batch * scene.points() * channels, -1.0, 1.0, 5);
   std::vector<T> expected;
   for (int64_t b = 0; b < scene.batch; ++b) {
-    const auto one = filter<T>(cpu::backend(), lattices[b], scene.of_image(values, b), channels,
-                               static_cast<cpu::Normalization>(mode), adjoint);
+    const auto one =
+        filter<T>(cpu::backend(), lattices[b], scene.of_image(values, b), channels, mode, adjoint);
     expected.insert(expected.end(), one.begin(), one.end());
   }
   std::vector<T> first;
@@ -132,8 +132,8 @@ void compare_gradient(const Scene<T>& scene, int64_t images, int64_t channels, N
       const bool same = cpu::backend().feature_gradient(
           kScalar<T>,
           {lattices[at].sections(), source_of(features, scene.d), values.data() + b * each,
-           gradient.data() + b * each, expected.data() + at * point_values, channels,
-           static_cast<cpu::Normalization>(mode), adjoint, at != b},
+           gradient.data() + b * each, expected.data() + at * point_values, channels, mode, adjoint,
+           at != b},
           executor);
       require(same, what, ": the CPU backend does not know its features");
     });

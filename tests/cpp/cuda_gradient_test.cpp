@@ -6,8 +6,6 @@ namespace densecrf::testing {
 
 namespace {
 
-using cuda::Output;
-
 template <typename T>
 constexpr double kTolerance = sizeof(T) == 4 ? 5e-5 : 1e-10;
 
@@ -80,7 +78,6 @@ Training<T> expected(const Problem<T>& problem, const Varying<T>& varying,
     sums.emplace_back(problem.kernels[i % count].weights.size(), 0.0);
   }
   for (auto& sum : sums) sum_data.push_back(sum.data());
-  const auto form = static_cast<cpu::Output>(output);
   for (int64_t b = 0; b < problem.images; ++b) {
     const CpuKernels<T> kernels(problem, b);
     std::vector<T> states(problem.iterations * padded_points(points) *
@@ -90,13 +87,13 @@ Training<T> expected(const Problem<T>& problem, const Varying<T>& varying,
       cpu::backend().mean_field(kScalar<T>,
                                 {points, problem.classes, problem.logits.data() + b * each,
                                  kernels.list.data(), static_cast<int>(count), problem.iterations,
-                                 problem.damping, 0.0, form, result, states.data(), weights},
+                                 problem.damping, 0.0, output, result, states.data(), weights},
                                 executor);
       cpu::backend().mean_field_gradient(
           kScalar<T>,
           {points, problem.classes, upstream.data() + b * each, result, states.data(),
-           kernels.list.data(), static_cast<int>(count), problem.iterations, problem.damping, form,
-           weights, training.logits.data() + b * each, sum_data.data()},
+           kernels.list.data(), static_cast<int>(count), problem.iterations, problem.damping,
+           output, weights, training.logits.data() + b * each, sum_data.data()},
           executor);
     });
   }

@@ -41,7 +41,7 @@ struct ByteImages {
     }
     from.sides = sides;
     from.image = channels > 0 ? bytes.data() : nullptr;
-    from.pixel_type = cuda::PixelType::kUint8;
+    from.pixel_type = PixelType::kUint8;
     from.batch_stride = points * channels;
     from.channel_stride = pixel_by_pixel ? 1 : points;
     int64_t stride = pixel_by_pixel ? channels : 1;

@@ -13,8 +13,7 @@
 namespace densecrf::testing {
 
 template <typename T>
-constexpr cuda::Scalar kCudaScalar =
-    sizeof(T) == 4 ? cuda::Scalar::kFloat32 : cuda::Scalar::kFloat64;
+constexpr Scalar kCudaScalar = sizeof(T) == 4 ? Scalar::kFloat32 : Scalar::kFloat64;
 
 // 16-byte aligned memory that ends where the data end.
 class Bytes {

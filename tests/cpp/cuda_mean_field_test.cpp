@@ -37,8 +37,7 @@ std::vector<Result> expected_of(const Problem<T>& problem, int64_t b, Output out
         kScalar<T>,
         {points, problem.classes, problem.logits.data() + b * problem.classes * points,
          kernels.list.data(), static_cast<int>(kernels.list.size()), problem.iterations,
-         problem.damping, problem.tolerance, static_cast<cpu::Output>(output), result.data(),
-         nullptr, nullptr},
+         problem.damping, problem.tolerance, output, result.data(), nullptr, nullptr},
         executor);
   });
   return result;

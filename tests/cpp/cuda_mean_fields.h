@@ -5,9 +5,6 @@
 
 namespace densecrf::testing {
 
-using cuda::Compatibility;
-using cuda::Output;
-
 template <typename T>
 struct PairwiseKernel {
   Scene<T> scene;
@@ -69,8 +66,7 @@ struct CpuKernels {
     }
     for (size_t k = 0; k < lattices.size(); ++k) {
       const auto& kernel = problem.kernels[k];
-      list.push_back({lattices[k].sections(), static_cast<cpu::Normalization>(kernel.normalization),
-                      static_cast<cpu::Compatibility>(kernel.compatibility),
+      list.push_back({lattices[k].sections(), kernel.normalization, kernel.compatibility,
                       kernel.weights.data()});
     }
   }

@@ -8,8 +8,6 @@
 
 namespace densecrf::testing {
 
-using cuda::Normalization;
-
 constexpr Normalization kNormalizations[] = {Normalization::kNone, Normalization::kBefore,
                                              Normalization::kAfter, Normalization::kSymmetric};
 

@@ -16,7 +16,6 @@ namespace densecrf::testing {
 namespace {
 
 using cpu::Backend;
-using cpu::Normalization;
 
 constexpr Normalization kModes[] = {Normalization::kNone, Normalization::kBefore,
                                     Normalization::kAfter, Normalization::kSymmetric};
@@ -127,9 +126,9 @@ void compare_image(const Backend& backend, const std::vector<int64_t>& size, int
   for (int64_t i = 0; i <= reach; ++i) image.push_back(static_cast<Pixel>(random.real(0.0, 255.9)));
   const std::vector<double> sigma{13.0, 3.0, 20.0, 7.0};
   source.image = channels > 0 ? image.data() : nullptr;
-  source.pixel_type = sizeof(Pixel) == 1   ? cpu::PixelType::kUint8
-                      : sizeof(Pixel) == 4 ? cpu::PixelType::kFloat32
-                                           : cpu::PixelType::kFloat64;
+  source.pixel_type = sizeof(Pixel) == 1   ? PixelType::kUint8
+                      : sizeof(Pixel) == 4 ? PixelType::kFloat32
+                                           : PixelType::kFloat64;
   source.channels = channels;
   source.channel_stride = channel_stride;
   source.channel_sigma = sigma.data();
@@ -292,14 +291,14 @@ void errors(const Backend& backend) {
   // The caller's allocator fails inside a call with helpers at work.
   const std::vector<float> features = smooth_features<float>(9000, 2, 20);
   const cpu::FeatureSource source = source_of(features, 2);
-  const KeyLayout layout = cpu::plan_keys(cpu::Scalar::kFloat32, source);
+  const KeyLayout layout = cpu::plan_keys(Scalar::kFloat32, source);
   std::vector<char> points(point_section_bytes(9000, 2, 4));
   const cpu::Allocator refuses{[](void*, size_t) -> void* { throw std::bad_alloc(); }, nullptr};
   with_team(2, [&](const cpu::Executor& executor) {
     require_throws(
         [&] {
-          backend.build_lattice(cpu::Scalar::kFloat32, source, layout.view(), executor,
-                                points.data(), refuses);
+          backend.build_lattice(Scalar::kFloat32, source, layout.view(), executor, points.data(),
+                                refuses);
         },
         "bad_alloc");
     require(build<float>(backend, source, executor) == build(backend, features, 2, 2),
@@ -307,42 +306,31 @@ void errors(const Backend& backend) {
   });
 }
 
-int test_tier(const Backend& backend) {
-  int failures = 0;
-  const auto test = [&](const char* sentence, void (*body)(const Backend&)) {
-    failures += run_test(text(backend.name, ": ", sentence), [&] { body(backend); });
-  };
-  test("float32 filters are the reference's in 1 to 12 dimensions", every_dimension<float>);
-  test("float64 filters are the reference's in 1 to 12 dimensions", every_dimension<double>);
-  test("any number of points, float32", every_number_of_points<float>);
-  test("any number of points, float64", every_number_of_points<double>);
-  test("any number of channels, float32", every_number_of_channels<float>);
-  test("any number of channels, float64", every_number_of_channels<double>);
-  test("constant, noisy and tied features, float32", hard_features<float>);
-  test("constant, noisy and tied features, float64", hard_features<double>);
-  test("keys of several words, float32", wide_keys<float>);
-  test("keys of several words, float64", wide_keys<double>);
-  test("images of any strides equal their features", images);
-  test("features of any strides", strided_features);
-  test("thread counts agree, float32", thread_counts<float>);
-  test("thread counts agree, float64", thread_counts<double>);
-  test("noise in two bands", noise_in_many_bands<float>);
-  test("constants survive a normalised filter", constants);
-  test("adjoints are transposes, float32", adjoints<float>);
-  test("adjoints are transposes, float64", adjoints<double>);
-  test("repeated calls do not know of each other", repeated_calls);
-  test("errors are thrown and leave nothing behind", errors);
-  return failures;
-}
+const std::vector<TierTest> kTests{
+    {"float32 filters are the reference's in 1 to 12 dimensions", every_dimension<float>},
+    {"float64 filters are the reference's in 1 to 12 dimensions", every_dimension<double>},
+    {"any number of points, float32", every_number_of_points<float>},
+    {"any number of points, float64", every_number_of_points<double>},
+    {"any number of channels, float32", every_number_of_channels<float>},
+    {"any number of channels, float64", every_number_of_channels<double>},
+    {"constant, noisy and tied features, float32", hard_features<float>},
+    {"constant, noisy and tied features, float64", hard_features<double>},
+    {"keys of several words, float32", wide_keys<float>},
+    {"keys of several words, float64", wide_keys<double>},
+    {"images of any strides equal their features", images},
+    {"features of any strides", strided_features},
+    {"thread counts agree, float32", thread_counts<float>},
+    {"thread counts agree, float64", thread_counts<double>},
+    {"noise in two bands", noise_in_many_bands<float>},
+    {"constants survive a normalised filter", constants},
+    {"adjoints are transposes, float32", adjoints<float>},
+    {"adjoints are transposes, float64", adjoints<double>},
+    {"repeated calls do not know of each other", repeated_calls},
+    {"errors are thrown and leave nothing behind", errors},
+};
 
 }  // namespace
 
 }  // namespace densecrf::testing
 
-int main() {
-  int failures = 0;
-  for (const densecrf::cpu::Backend* backend : densecrf::testing::tiers()) {
-    failures += densecrf::testing::test_tier(*backend);
-  }
-  return failures == 0 ? 0 : 1;
-}
+int main() { return densecrf::testing::run_for_every_tier(densecrf::testing::kTests); }

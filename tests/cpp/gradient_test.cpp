@@ -356,7 +356,7 @@ void other_features_are_told_apart(const Backend& backend) {
   const std::vector<float> values(200, 1.0f);
   with_team(1, [&](const cpu::Executor& executor) {
     require(!backend.feature_gradient(
-                cpu::Scalar::kFloat32,
+                Scalar::kFloat32,
                 {lattice.sections(), source_of(other, 3), values.data(), values.data(),
                  result.data(), 1, Normalization::kAfter, false, false},
                 executor),
@@ -364,35 +364,24 @@ void other_features_are_told_apart(const Backend& backend) {
   });
 }
 
-int test_tier(const Backend& backend) {
-  int failures = 0;
-  const auto test = [&](const char* sentence, void (*body)(const Backend&)) {
-    failures += run_test(text(backend.name, ": ", sentence), [&] { body(backend); });
-  };
-  test("gradients, any number of classes", every_number_of_classes);
-  test("gradients, any normalisation and compatibility", every_compatibility);
-  test("gradients, any iterations and damping", every_schedule);
-  test("gradients, any number of points", every_number_of_points);
-  test("gradients without a kernel", no_kernel);
-  test("weights of every iteration, float32", weights_of_their_own<float>);
-  test("weights of every iteration, float64", weights_of_their_own<double>);
-  test("gradients of extreme logits are finite, float32", extreme_logits<float>);
-  test("gradients of extreme logits are finite, float64", extreme_logits<double>);
-  test("gradients of any thread count are the same", thread_counts);
-  test("gradients of features", features);
-  test("gradients of features in several bands", features_of_several_bands);
-  test("features of another lattice are told apart", other_features_are_told_apart);
-  return failures;
-}
+const std::vector<TierTest> kTests{
+    {"gradients, any number of classes", every_number_of_classes},
+    {"gradients, any normalisation and compatibility", every_compatibility},
+    {"gradients, any iterations and damping", every_schedule},
+    {"gradients, any number of points", every_number_of_points},
+    {"gradients without a kernel", no_kernel},
+    {"weights of every iteration, float32", weights_of_their_own<float>},
+    {"weights of every iteration, float64", weights_of_their_own<double>},
+    {"gradients of extreme logits are finite, float32", extreme_logits<float>},
+    {"gradients of extreme logits are finite, float64", extreme_logits<double>},
+    {"gradients of any thread count are the same", thread_counts},
+    {"gradients of features", features},
+    {"gradients of features in several bands", features_of_several_bands},
+    {"features of another lattice are told apart", other_features_are_told_apart},
+};
 
 }  // namespace
 
 }  // namespace densecrf::testing
 
-int main() {
-  int failures = 0;
-  for (const densecrf::cpu::Backend* backend : densecrf::testing::tiers()) {
-    failures += densecrf::testing::test_tier(*backend);
-  }
-  return failures == 0 ? 0 : 1;
-}
+int main() { return densecrf::testing::run_for_every_tier(densecrf::testing::kTests); }

@@ -8,9 +8,6 @@
 namespace densecrf::testing {
 
 using cpu::Backend;
-using cpu::Compatibility;
-using cpu::Normalization;
-using cpu::Output;
 
 // One kernel: features [points, d], how many threads build its lattice, and what it is used for.
 template <typename T>

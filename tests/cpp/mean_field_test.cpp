@@ -272,44 +272,27 @@ void repeated_calls(const Backend& backend) {
   require(copies == small_lattices, "a call changed its lattices");
 }
 
-int test_tier(const Backend& backend) {
-  int failures = 0;
-  const auto test = [&](const char* sentence, void (*body)(const Backend&)) {
-    failures += run_test(text(backend.name, ": ", sentence), [&] { body(backend); });
-  };
-  test("any number of classes, float32", every_number_of_classes<float>);
-  test("any number of classes, float64", every_number_of_classes<double>);
-  test("any normalisation and compatibility, float32", every_compatibility<float>);
-  test("any normalisation and compatibility, float64", every_compatibility<double>);
-  test("any iterations, damping and tolerance, float32", every_schedule<float>);
-  test("any iterations, damping and tolerance, float64", every_schedule<double>);
-  test("any number of points, float32", every_number_of_points<float>);
-  test("any number of points, float64", every_number_of_points<double>);
-  test("any number of kernels", any_number_of_kernels);
-  test("identical, noisy and far-flung features", hard_features);
-  test("extreme logits and weights, float32", extreme_logits<float>);
-  test("extreme logits and weights, float64", extreme_logits<double>);
-  test("thread counts agree, float32", thread_counts<float>);
-  test("thread counts agree, float64", thread_counts<double>);
-  test("lattices built by different thread counts", lattices_of_different_thread_counts);
-  test("repeated calls do not know of each other", repeated_calls);
-  return failures;
-}
+const std::vector<TierTest> kTests{
+    {"any number of classes, float32", every_number_of_classes<float>},
+    {"any number of classes, float64", every_number_of_classes<double>},
+    {"any normalisation and compatibility, float32", every_compatibility<float>},
+    {"any normalisation and compatibility, float64", every_compatibility<double>},
+    {"any iterations, damping and tolerance, float32", every_schedule<float>},
+    {"any iterations, damping and tolerance, float64", every_schedule<double>},
+    {"any number of points, float32", every_number_of_points<float>},
+    {"any number of points, float64", every_number_of_points<double>},
+    {"any number of kernels", any_number_of_kernels},
+    {"identical, noisy and far-flung features", hard_features},
+    {"extreme logits and weights, float32", extreme_logits<float>},
+    {"extreme logits and weights, float64", extreme_logits<double>},
+    {"thread counts agree, float32", thread_counts<float>},
+    {"thread counts agree, float64", thread_counts<double>},
+    {"lattices built by different thread counts", lattices_of_different_thread_counts},
+    {"repeated calls do not know of each other", repeated_calls},
+};
 
 }  // namespace
 
 }  // namespace densecrf::testing
 
-int main() {
-  int failures = 0;
-  for (const densecrf::cpu::Backend* backend : densecrf::testing::tiers()) {
-    failures += densecrf::testing::test_tier(*backend);
-  }
-  const auto tiers = densecrf::testing::tiers();
-  const auto* chosen = &densecrf::cpu::backend();
-  if (std::find(tiers.begin(), tiers.end(), chosen) == tiers.end()) {
-    std::fprintf(stderr, "FAILED backend() chose %s, which does not run here\n", chosen->name);
-    ++failures;
-  }
-  return failures == 0 ? 0 : 1;
-}
+int main() { return densecrf::testing::run_for_every_tier(densecrf::testing::kTests); }

@@ -13,7 +13,7 @@
 namespace densecrf::testing {
 
 template <typename T>
-constexpr cpu::Scalar kScalar = sizeof(T) == 4 ? cpu::Scalar::kFloat32 : cpu::Scalar::kFloat64;
+constexpr Scalar kScalar = sizeof(T) == 4 ? Scalar::kFloat32 : Scalar::kFloat64;
 
 template <typename T>
 struct Lattice {
@@ -67,7 +67,7 @@ Lattice<T> build(const cpu::Backend& backend, const std::vector<T>& features, in
 
 template <typename T>
 std::vector<T> filter(const cpu::Backend& backend, const Lattice<T>& lattice,
-                      const std::vector<T>& values, int64_t channels, cpu::Normalization mode,
+                      const std::vector<T>& values, int64_t channels, Normalization mode,
                       bool adjoint, int threads = 1) {
   std::vector<T> result(values.size());
   with_team(threads, [&](const cpu::Executor& executor) {

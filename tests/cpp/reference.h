@@ -43,28 +43,28 @@ class ReferenceLattice {
       }
       next_.push_back(next);
     }
-    ones_ = filter(std::vector<double>(points_, 1.0), 1, cpu::Normalization::kNone, false);
+    ones_ = filter(std::vector<double>(points_, 1.0), 1, Normalization::kNone, false);
   }
 
   [[nodiscard]] int64_t vertices() const { return static_cast<int64_t>(index_.size()); }
 
   // values [points, channels]
   [[nodiscard]] std::vector<double> filter(std::vector<double> values, int64_t channels,
-                                           cpu::Normalization mode, bool adjoint) const {
-    if (adjoint && mode == cpu::Normalization::kBefore) {
-      mode = cpu::Normalization::kAfter;
-    } else if (adjoint && mode == cpu::Normalization::kAfter) {
-      mode = cpu::Normalization::kBefore;
+                                           Normalization mode, bool adjoint) const {
+    if (adjoint && mode == Normalization::kBefore) {
+      mode = Normalization::kAfter;
+    } else if (adjoint && mode == Normalization::kAfter) {
+      mode = Normalization::kBefore;
     }
-    const auto scale = [&](cpu::Normalization side) {
-      if (mode != side && mode != cpu::Normalization::kSymmetric) return;
+    const auto scale = [&](Normalization side) {
+      if (mode != side && mode != Normalization::kSymmetric) return;
       for (int64_t p = 0; p < points_; ++p) {
         const double n = ones_[p] + 1e-20;
-        const double factor = 1.0 / (mode == cpu::Normalization::kSymmetric ? std::sqrt(n) : n);
+        const double factor = 1.0 / (mode == Normalization::kSymmetric ? std::sqrt(n) : n);
         for (int64_t c = 0; c < channels; ++c) values[p * channels + c] *= factor;
       }
     };
-    scale(cpu::Normalization::kBefore);
+    scale(Normalization::kBefore);
     std::vector<double> rows(index_.size() * channels, 0.0);
     for (size_t i = 0; i < row_.size(); ++i) {
       for (int64_t c = 0; c < channels; ++c) {
@@ -91,7 +91,7 @@ class ReferenceLattice {
             alpha * weight_[i] * rows[row_[i] * channels + c];
       }
     }
-    scale(cpu::Normalization::kAfter);
+    scale(Normalization::kAfter);
     return values;
   }
 
@@ -114,8 +114,8 @@ class ReferenceLattice {
 template <typename T>
 struct ReferenceKernel {
   const ReferenceLattice<T>* lattice;
-  cpu::Normalization normalization;
-  cpu::Compatibility compatibility;
+  Normalization normalization;
+  Compatibility compatibility;
   std::vector<T> weights;
 };
 
@@ -149,10 +149,10 @@ std::vector<double> reference_mean_field(const std::vector<T>& planes, int64_t c
       for (int64_t p = 0; p < points; ++p) {
         for (int64_t c = 0; c < classes; ++c) {
           double& logit = x[p * classes + c];
-          if (kernel.compatibility == cpu::Compatibility::kMatrix) {
+          if (kernel.compatibility == Compatibility::kMatrix) {
             for (int64_t o = 0; o < classes; ++o) logit -= w[c * classes + o] * f[p * classes + o];
           } else {
-            const bool potts = kernel.compatibility == cpu::Compatibility::kPotts;
+            const bool potts = kernel.compatibility == Compatibility::kPotts;
             logit += w[potts ? 0 : c] * f[p * classes + c];
           }
         }

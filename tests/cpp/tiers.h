@@ -1,36 +1,27 @@
-// Every instruction-set tier that runs on this machine, each to be tested like the one that
-// cpu::backend() picks.
+// Tests of the CPU backend, run for every instruction-set tier that runs on this machine.
 #pragma once
 
-#include <vector>
-
+#include "check.h"
 #include "cpu/backend.h"
 
-namespace densecrf {
+namespace densecrf::testing {
 
-#if defined(__x86_64__)
-namespace avx512 {
-const cpu::Backend& backend_of_tier();
-}
-namespace avx2 {
-const cpu::Backend& backend_of_tier();
-}
-#endif
-namespace baseline {
-const cpu::Backend& backend_of_tier();
-}
+// The sentences and bodies of tests that take a tier.
+struct TierTest {
+  const char* sentence;
+  void (*body)(const cpu::Backend&);
+};
 
-namespace testing {
-
-inline std::vector<const cpu::Backend*> tiers() {
-  std::vector<const cpu::Backend*> list{&baseline::backend_of_tier()};
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("x86-64-v3")) list.push_back(&avx2::backend_of_tier());
-  if (__builtin_cpu_supports("x86-64-v4")) list.push_back(&avx512::backend_of_tier());
-#endif
-  return list;
+// Each test with each tier, each to be tested like the one that cpu::backend() picks; what main()
+// returns.
+inline int run_for_every_tier(const std::vector<TierTest>& tests) {
+  int failures = 0;
+  for (const cpu::Backend* tier : cpu::tiers()) {
+    for (const TierTest& test : tests) {
+      failures += run_test(text(tier->name, ": ", test.sentence), [&] { test.body(*tier); });
+    }
+  }
+  return failures == 0 ? 0 : 1;
 }
 
-}  // namespace testing
-
-}  // namespace densecrf
+}  // namespace densecrf::testing

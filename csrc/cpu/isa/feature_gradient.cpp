@@ -25,7 +25,7 @@ enum : size_t { kFactors, kPointSums, kForwardRows, kBackwardRows, kWeights };
 
 template <typename T>
 class FeatureGradient {
-  static constexpr auto kScalar = sizeof(T) == 4 ? cpu::Scalar::kFloat32 : cpu::Scalar::kFloat64;
+  static constexpr auto kScalar = sizeof(T) == 4 ? Scalar::kFloat32 : Scalar::kFloat64;
 
  public:
   FeatureGradient(const cpu::FeatureGradientArguments& arguments, const cpu::Executor& executor)
@@ -56,7 +56,7 @@ class FeatureGradient {
     for_each_tile(arguments_.channels, [&]<int kWidth>(int64_t first, int64_t count) {
       add_channels<kWidth>(first, count);
     });
-    if (mode_ != cpu::Normalization::kNone) add_normalizer();
+    if (mode_ != Normalization::kNone) add_normalizer();
     return simplex_gradient(kScalar, arguments_, weight_gradient_, executor_);
   }
 
@@ -77,8 +77,8 @@ class FeatureGradient {
     splat_tile<T, kWidth>(lattice_, gradient, channels, count, after_, backward_, executor_);
     blur<T, kWidth>(lattice_, forward_, kWidth, arguments_.adjoint, executor_);
     blur<T, kWidth>(lattice_, backward_, kWidth, !arguments_.adjoint, executor_);
-    const T forward_share = share_of(cpu::Normalization::kAfter);
-    const T backward_share = share_of(cpu::Normalization::kBefore);
+    const T forward_share = share_of(Normalization::kAfter);
+    const T backward_share = share_of(Normalization::kBefore);
     parallel(executor_, lattice_.bands, [&](int band) {
       const T* forward = forward_ + lattice_.row_base[band] * kWidth;
       const T* backward = backward_ + lattice_.row_base[band] * kWidth;
@@ -99,15 +99,15 @@ class FeatureGradient {
   }
 
   // How much of the normaliser stands on one side of the filter, as its exponent.
-  T share_of(cpu::Normalization side) const {
-    if (mode_ == cpu::Normalization::kSymmetric) return T(0.5);
+  T share_of(Normalization side) const {
+    if (mode_ == Normalization::kSymmetric) return T(0.5);
     return mode_ == side ? T(1) : T(0);
   }
 
   // The reciprocal of the normaliser at point p.
   T inverse_normalizer(int64_t p) const {
-    if (mode_ == cpu::Normalization::kSymmetric) return before_[p] * before_[p];
-    if (mode_ == cpu::Normalization::kBefore) return before_[p];
+    if (mode_ == Normalization::kSymmetric) return before_[p] * before_[p];
+    if (mode_ == Normalization::kBefore) return before_[p];
     return after_[p] / response_scale<T>(vertices_ - 1);
   }
 
@@ -143,7 +143,7 @@ class FeatureGradient {
   cpu::Workspace workspace_;
   LatticeView<T> lattice_;
   int vertices_;
-  cpu::Normalization mode_;
+  Normalization mode_;
   T *before_, *after_;      // [points]
   T* sums_;                 // [points] of the normaliser
   T *forward_, *backward_;  // [rows, width]
@@ -152,9 +152,9 @@ class FeatureGradient {
 
 }  // namespace
 
-bool feature_gradient(cpu::Scalar scalar, const cpu::FeatureGradientArguments& arguments,
+bool feature_gradient(Scalar scalar, const cpu::FeatureGradientArguments& arguments,
                       const cpu::Executor& executor) {
-  if (scalar == cpu::Scalar::kFloat32) return FeatureGradient<float>(arguments, executor).run();
+  if (scalar == Scalar::kFloat32) return FeatureGradient<float>(arguments, executor).run();
   return FeatureGradient<double>(arguments, executor).run();
 }
 

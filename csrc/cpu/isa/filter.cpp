@@ -62,9 +62,8 @@ void filter_all(const cpu::FilterArguments& arguments, const cpu::Executor& exec
 
 }  // namespace
 
-void filter(cpu::Scalar scalar, const cpu::FilterArguments& arguments,
-            const cpu::Executor& executor) {
-  if (scalar == cpu::Scalar::kFloat32) {
+void filter(Scalar scalar, const cpu::FilterArguments& arguments, const cpu::Executor& executor) {
+  if (scalar == Scalar::kFloat32) {
     filter_all<float>(arguments, executor);
   } else {
     filter_all<double>(arguments, executor);

@@ -117,8 +117,7 @@ void build(const cpu::FeatureSource& source, const KeyView& keys, const cpu::Exe
   header.magic = kVertexMagic;
   header.points = points;
   header.dimensions = d;
-  header.scalar =
-      static_cast<int32_t>(sizeof(T) == 4 ? cpu::Scalar::kFloat32 : cpu::Scalar::kFloat64);
+  header.scalar = static_cast<int32_t>(sizeof(T) == 4 ? Scalar::kFloat32 : Scalar::kFloat64);
   header.bands = bands;
   header.parts = parts;
   header.rows = rows;
@@ -177,10 +176,10 @@ void build(const cpu::FeatureSource& source, const KeyView& keys, const cpu::Exe
 
 }  // namespace
 
-void build_lattice(cpu::Scalar scalar, const cpu::FeatureSource& source, const KeyView& keys,
+void build_lattice(Scalar scalar, const cpu::FeatureSource& source, const KeyView& keys,
                    const cpu::Executor& executor, void* point_section,
                    const cpu::Allocator& allocator) {
-  if (scalar == cpu::Scalar::kFloat32) {
+  if (scalar == Scalar::kFloat32) {
     build<float>(source, keys, executor, point_section, allocator);
   } else {
     build<double>(source, keys, executor, point_section, allocator);

@@ -36,7 +36,7 @@ class MeanField {
     pass_.result = arguments.result;
     pass_.unary = plan_.point_rows(kUnary);
     if (keeps_) pass_.kept = plan_.point_rows(kKept);
-    if (keeps_ && arguments.output == cpu::Output::kLogits) {
+    if (keeps_ && arguments.output == Output::kLogits) {
       pass_.kept_log = plan_.point_rows(kKeptLog);
     }
     changes_ = static_cast<T*>(workspace_.buffer(kChanges).reserve(
@@ -126,7 +126,7 @@ class MeanField {
 
 }  // namespace
 
-void mean_field(cpu::Scalar scalar, const cpu::MeanFieldArguments& arguments,
+void mean_field(Scalar scalar, const cpu::MeanFieldArguments& arguments,
                 const cpu::Executor& executor) {
   with_row_width(scalar, arguments.classes, [&]<typename T, int kWidth>() {
     MeanField<T, kWidth>(arguments, executor).run();

@@ -42,7 +42,7 @@ class MeanFieldGradient {
     const int64_t iterations = arguments_.iterations;
     pass_.earlier = pass_.carry == nullptr ? nullptr : state(iterations - 1);
     prepare();
-    pass_.common.output = cpu::Output::kProbabilities;  // what follows writes numbers
+    pass_.common.output = Output::kProbabilities;  // what follows writes numbers
     for (int64_t i = iterations - 1; i >= 0; --i) {
       plan_.blur_all();
       for (int k = 0; arguments_.iteration_weights != nullptr && k < arguments_.kernel_count; ++k) {
@@ -88,7 +88,7 @@ class MeanFieldGradient {
   }
 
   int64_t sum_count(int k) const {
-    const bool matrix = plan_.compatibility(k) == cpu::Compatibility::kMatrix;
+    const bool matrix = plan_.compatibility(k) == Compatibility::kMatrix;
     return matrix ? arguments_.classes * stride_ : stride_;
   }
 
@@ -122,7 +122,7 @@ class MeanFieldGradient {
         const int64_t entry = arguments_.iteration_weights != nullptr ? i * kernels + k : k;
         double* to = arguments_.weight_gradients[entry];
         double* total = sums_[s * kernels + k].total;
-        const bool potts = arguments_.kernels[k].compatibility == cpu::Compatibility::kPotts;
+        const bool potts = arguments_.kernels[k].compatibility == Compatibility::kPotts;
         const int64_t rows = sum_count(k) / stride_;
         for (int64_t row = 0; row < rows; ++row) {
           for (int64_t c = 0; c < arguments_.classes; ++c) {
@@ -144,7 +144,7 @@ class MeanFieldGradient {
 
 }  // namespace
 
-void mean_field_gradient(cpu::Scalar scalar, const cpu::MeanFieldGradientArguments& arguments,
+void mean_field_gradient(Scalar scalar, const cpu::MeanFieldGradientArguments& arguments,
                          const cpu::Executor& executor) {
   with_row_width(scalar, arguments.classes, [&]<typename T, int kWidth>() {
     MeanFieldGradient<T, kWidth>(arguments, executor).run();

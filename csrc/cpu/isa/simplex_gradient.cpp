@@ -101,9 +101,9 @@ class SimplexGradient {
 
 }  // namespace
 
-bool simplex_gradient(cpu::Scalar scalar, const cpu::FeatureGradientArguments& arguments,
+bool simplex_gradient(Scalar scalar, const cpu::FeatureGradientArguments& arguments,
                       const void* weight_gradient, const cpu::Executor& executor) {
-  if (scalar == cpu::Scalar::kFloat32) {
+  if (scalar == Scalar::kFloat32) {
     return SimplexGradient<float>(arguments, static_cast<const float*>(weight_gradient))
         .run(executor);
   }

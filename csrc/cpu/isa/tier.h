@@ -6,15 +6,15 @@
 
 namespace densecrf::inline DENSECRF_ISA {
 
-void build_lattice(cpu::Scalar, const cpu::FeatureSource&, const KeyView&, const cpu::Executor&,
+void build_lattice(Scalar, const cpu::FeatureSource&, const KeyView&, const cpu::Executor&,
                    void* point_section, const cpu::Allocator&);
-void filter(cpu::Scalar, const cpu::FilterArguments&, const cpu::Executor&);
-bool feature_gradient(cpu::Scalar, const cpu::FeatureGradientArguments&, const cpu::Executor&);
+void filter(Scalar, const cpu::FilterArguments&, const cpu::Executor&);
+bool feature_gradient(Scalar, const cpu::FeatureGradientArguments&, const cpu::Executor&);
 // weight_gradient [groups, d + 1, 16], of the barycentric weights.
-bool simplex_gradient(cpu::Scalar, const cpu::FeatureGradientArguments&,
-                      const void* weight_gradient, const cpu::Executor&);
-void mean_field(cpu::Scalar, const cpu::MeanFieldArguments&, const cpu::Executor&);
-void mean_field_gradient(cpu::Scalar, const cpu::MeanFieldGradientArguments&, const cpu::Executor&);
+bool simplex_gradient(Scalar, const cpu::FeatureGradientArguments&, const void* weight_gradient,
+                      const cpu::Executor&);
+void mean_field(Scalar, const cpu::MeanFieldArguments&, const cpu::Executor&);
+void mean_field_gradient(Scalar, const cpu::MeanFieldGradientArguments&, const cpu::Executor&);
 const cpu::Backend& backend_of_tier();
 
 }  // namespace densecrf::inline DENSECRF_ISA

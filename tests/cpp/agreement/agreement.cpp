@@ -118,15 +118,13 @@ struct OnCpu {
   void infer(int64_t iterations, Output output, std::vector<Result>& result) const {
     const std::vector<float> weights = {static_cast<float>(p.header.gaussian_weight),
                                         static_cast<float>(p.header.bilateral_weight)};
-    const cpu::Kernel kernels[] = {{gaussian.sections(), cpu::Normalization::kSymmetric,
-                                    cpu::Compatibility::kPotts, &weights[0]},
-                                   {bilateral.sections(), cpu::Normalization::kSymmetric,
-                                    cpu::Compatibility::kPotts, &weights[1]}};
-    cpu::backend().mean_field(
-        kScalar<float>,
-        {p.points(), p.header.classes, p.logits.data(), kernels, 2, iterations, 0.0, 0.0,
-         static_cast<cpu::Output>(output), result.data(), nullptr, nullptr},
-        executor);
+    const cpu::Kernel kernels[] = {
+        {gaussian.sections(), Normalization::kSymmetric, Compatibility::kPotts, &weights[0]},
+        {bilateral.sections(), Normalization::kSymmetric, Compatibility::kPotts, &weights[1]}};
+    cpu::backend().mean_field(kScalar<float>,
+                              {p.points(), p.header.classes, p.logits.data(), kernels, 2,
+                               iterations, 0.0, 0.0, output, result.data(), nullptr, nullptr},
+                              executor);
   }
 };
 
