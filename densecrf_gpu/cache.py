@@ -175,7 +175,9 @@ def position_features(
     """Returns the positions of all pixels in raster order, ``[N, len(size)]``, x first."""
     axes = [torch.arange(extent, dtype=dtype, device=device) for extent in size]
     grids = torch.meshgrid(*axes, indexing="ij")
+    # By a number torch on CUDA multiplies with its inverse, which rounds otherwise than the CPU.
+    divisors = [torch.full((), sigma, dtype=dtype, device=device) for sigma in sigmas]
     return torch.stack(
-        [grid.reshape(-1) / sigma for grid, sigma in zip(reversed(grids), sigmas, strict=True)],
+        [grid.reshape(-1) / sigma for grid, sigma in zip(reversed(grids), divisors, strict=True)],
         dim=1,
     )

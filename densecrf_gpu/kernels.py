@@ -285,12 +285,22 @@ def terms_of(
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Moves a few numbers to a device without waiting for it: a copy from pageable memory would."""
+    """Moves a few numbers to a device without waiting for it: a copy from pageable memory would.
+
+    Raises:
+        RuntimeError: several numbers would have to be copied in the capture of a CUDA graph, whose
+            replays would read them where they no longer are.
+    """
     if tensor.device.type != "cpu" or device.type != "cuda" or torch.compiler.is_compiling():
         return tensor.to(device)
     if tensor.numel() == 1 and not records_gradients(tensor):
         # A number: no copy, so that it can be captured in a CUDA graph.
         return torch.full(tensor.shape, tensor.item(), dtype=tensor.dtype, device=device)
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"expected a weight of shape {list(tensor.shape)} on {device} in the capture of a CUDA "
+            "graph, found it on the CPU: make it a tensor there before the capture"
+        )
     return tensor.pin_memory().to(device, non_blocking=True)
 
 

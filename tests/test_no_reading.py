@@ -119,3 +119,11 @@ def test_a_label_out_of_range_that_nobody_looked_at_is_unknown() -> None:
         for given in (wild, unknown)
     ]
     assert torch.equal(*results)
+
+
+def test_numbers_that_a_graph_would_have_to_copy_are_refused_in_its_capture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match=rf"a weight of shape \[{C}\] on cuda in the capture"):
+        kernels.to_device(torch.ones(C), torch.device("cuda"))

@@ -46,7 +46,8 @@ __device__ __forceinline__ T damp_log(T damping, T a, T b) {
 }
 
 // unary [images, tiles, 256, chunks] = (logits - their maximum) / ln 2, from planes
-// [images, classes, N]; zeros for lanes without a point. A block of 256 threads for every tile.
+// [images, classes, N]; zeros for lanes without a point, NaN where one of a point's logits is not
+// finite: a comparison would hide it. A block of 256 threads for every tile.
 template <typename T>
 __global__ void __launch_bounds__(kTile, kResident)
     load_unaries(const T* logits, T* unary, int64_t images, const __grid_constant__ TileMap tiles,
@@ -55,10 +56,13 @@ __global__ void __launch_bounds__(kTile, kResident)
     const auto [image, tile] = batch_tile(item, tiles);
     const int64_t point = tiles.point(tile, static_cast<int>(threadIdx.x));
     const T* plane = logits + image * classes * tiles.points + point;
-    T highest = T(0);
+    T highest = T(0), undefined = T(0);  // or NaN
     if (point >= 0) {
       highest = plane[0];
-      for (int64_t c = 1; c < classes; ++c) highest = larger(highest, plane[c * tiles.points]);
+      for (int64_t c = 0; c < classes; ++c) {
+        highest = larger(highest, plane[c * tiles.points]);
+        undefined += T(0) * plane[c * tiles.points];
+      }
     }
     Chunk<T>* to = as_chunks(unary) + (item * kTile + threadIdx.x) * chunks;
     for (int c = 0; c < chunks; ++c) {
@@ -67,7 +71,8 @@ __global__ void __launch_bounds__(kTile, kResident)
         const int64_t label = int64_t{c} * kChunk<T> + i;
         T value = label < classes ? T(0) : kPadding<T>;
         if (point >= 0 && label < classes) {
-          value = larger((plane[label * tiles.points] - highest) * kLog2E<T>, kNever<T>);
+          value =
+              larger((plane[label * tiles.points] - highest) * kLog2E<T>, kNever<T>) + undefined;
         }
         x.value[i] = value;
       }
@@ -77,7 +82,7 @@ __global__ void __launch_bounds__(kTile, kResident)
 }
 
 // Hands out the values [256, stride] of a tile, stride counted in T: as planes [images, classes, N]
-// of the result, or as the first label of the largest value.
+// of the result, or as the first label of the largest value; -1 where a value is NaN.
 template <typename T>
 __device__ __forceinline__ void emit_tile(const T* values, int64_t stride, int64_t image,
                                           int64_t tile, const TileMap& tiles, int64_t classes,
@@ -95,14 +100,16 @@ __device__ __forceinline__ void emit_tile(const T* values, int64_t stride, int64
   }
   int64_t label = 0;
   T best = value[0];
+  bool defined = best == best;
   for (int64_t c = 1; c < classes; ++c) {
     const T x = value[c];
+    defined = defined && x == x;
     if (x > best) {
       best = x;
       label = c;
     }
   }
-  static_cast<int64_t*>(result)[image * tiles.points + point] = failed ? -1 : label;
+  static_cast<int64_t*>(result)[image * tiles.points + point] = failed || !defined ? -1 : label;
 }
 
 }  // namespace densecrf::cuda

@@ -111,6 +111,39 @@ void a_failed_lattice_gives_nan_and_no_label() {
   for (const int64_t x : infer<int64_t>(problem, Output::kLabels)) require(x == -1, "label ", x);
 }
 
+// By the fused pass and by the general one: too many labels for the former, damping.
+void logits_that_are_not_finite_give_nan_and_no_label() {
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (const float value : {std::numeric_limits<float>::quiet_NaN(), infinity, -infinity}) {
+    for (const int64_t classes : {3, 40}) {
+      for (const double damping : {0.0, 0.25}) {
+        Problem<float> problem =
+            image_crf<float>({18, 17}, classes, Normalization::kSymmetric, /*images=*/2);
+        problem.damping = damping;
+        const auto sound = infer<float>(problem, Output::kProbabilities);
+        const int64_t points = problem.points(), bad = 100, each = classes * points;
+        problem.logits[each + (classes - 2) * points + bad] = value;  // of image 1
+        const auto found = infer<float>(problem, Output::kProbabilities);
+        const auto labels = infer<int64_t>(problem, Output::kLabels);
+        for (int64_t i = 0; i < each; ++i) {
+          require(found[i] == sound[i], "the other image changes at ", i);
+        }
+        for (int64_t p = 0; p < points; ++p) {
+          require(labels[p] >= 0, "the other image has label ", labels[p]);
+          const bool undefined = std::isnan(found[each + p]);
+          for (int64_t c = 1; c < classes; ++c) {
+            require(std::isnan(found[each + c * points + p]) == undefined, "point ", p,
+                    " is NaN for some classes");
+          }
+          require((labels[points + p] == -1) == undefined, "point ", p, " has label ",
+                  labels[points + p]);
+          require(undefined || p != bad, "a logit of ", value, " is not seen");
+        }
+      }
+    }
+  }
+}
+
 int run_all() {
   int failures = 0;
   const auto test = [&](const char* sentence, const std::function<void()>& body) {
@@ -131,6 +164,8 @@ int run_all() {
        [] { agrees(image_crf<double>({600}, 4, Normalization::kAfter)); });
   test("images of a batch do not mix", images_of_a_batch_do_not_mix);
   test("a failed lattice gives NaN and no label", a_failed_lattice_gives_nan_and_no_label);
+  test("logits that are not finite give NaN and no label",
+       logits_that_are_not_finite_give_nan_and_no_label);
   return failures;
 }
 

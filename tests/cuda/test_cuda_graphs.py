@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cuda_scenes import CALLS, CUDA, image, logits, refine
+from cuda_scenes import CALLS, CLASSES, CUDA, image, logits, refine
 from torch import Tensor
 
-from densecrf_gpu import clear_cache
+from densecrf_gpu import DenseCRF, GaussianKernel, clear_cache
 
 
 def capture(call: Callable[[], Tensor]) -> tuple[torch.cuda.CUDAGraph, Tensor]:
@@ -68,3 +68,19 @@ def test_a_capture_leaves_no_lattice_of_the_graph_in_the_cache() -> None:
     dirt = [torch.full((1 << 20,), float("nan"), device=CUDA) for _ in range(64)]
     assert torch.equal(refine(scores, picture), expected)
     del dirt
+
+
+@pytest.mark.filterwarnings("ignore:The CUDA Graph is empty")
+def test_weights_on_the_host_are_refused_in_a_capture_and_taken_outside() -> None:
+    scores = logits()
+    weights = torch.linspace(1, 2, CLASSES)
+
+    def infer(weight: Tensor) -> Tensor:
+        return DenseCRF(scores, [GaussianKernel(3, weight)]).inference(3)
+
+    with pytest.raises(RuntimeError, match="in the capture of a CUDA graph"):
+        capture(lambda: infer(weights))
+    there = weights.to(CUDA)
+    graph, result = capture(lambda: infer(there))
+    graph.replay()
+    assert torch.equal(result, infer(weights))
