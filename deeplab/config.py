@@ -9,13 +9,21 @@ from typing import Any, get_type_hints
 from .fields import typed
 from .inputs import SCHEMES
 
-BACKBONES = ("vgg16", "resnet50", "resnet101", "mobilenetv2", "xception65")
+BACKBONES = (
+    "vgg16",
+    "resnet50",
+    "resnet101",
+    "mobilenetv2",
+    "mobilenetv3_large",
+    "xception",
+    "xception65",
+)
 HEADS = ("linear", "sum", "aspp", "decoder")
 
 _CHOICES = {
     "backbone": BACKBONES,
     "head": HEADS,
-    "variant": ("paper", "vainf", "jfzhang"),
+    "variant": ("paper", "tensorflow", "vainf", "jfzhang"),
     "separable": ("none", "paper", "plain"),
     "inputs": SCHEMES,
 }
@@ -32,8 +40,9 @@ _READ_BY_BACKBONE = {
     "deep_stem": _RESNETS,
     "cascade": _RESNETS,
     "average_pool": ("vgg16",),
-    "variant": ("mobilenetv2", "xception65"),
+    "variant": ("mobilenetv2", "xception", "xception65"),
 }
+_VARIANTS = {"xception": ("paper", "vainf"), "xception65": ("paper", "jfzhang")}
 _READ_BY_HEAD = {
     "rates": _ATROUS_HEADS,
     "rates_at": _ATROUS_HEADS,
@@ -62,7 +71,8 @@ class Config:
     """A network, complete but for its weights; saved with them as JSON.
 
     Args:
-        backbone: ``"vgg16"``, ``"resnet50"``, ``"resnet101"``, ``"mobilenetv2"``, ``"xception65"``.
+        backbone: one of ``BACKBONES``; ``"xception"`` is Chollet's, ``"xception65"`` the modified
+            aligned one of v3+.
         head: ``"linear"``, a 1×1 classifier (cascade of v3); ``"sum"``, the summed classifiers of
             v1 and v2; ``"aspp"`` of v3; ``"decoder"``, ASPP and decoder of v3+.
         num_classes: channels of the scores.
@@ -74,7 +84,8 @@ class Config:
         inputs: normalisation of the images, see ``normalize``.
         auxiliary: a second classifier on the middle level, for training.
         bn_eps: of batch normalisation in the head.
-        backbone_bn_eps: of batch normalisation in the backbone: 1e-3 in TensorFlow's Xception.
+        backbone_bn_eps: of batch normalisation in the backbone: 1e-3 in TensorFlow's Xception and
+            in MobileNetV3.
         bn_momentum: 1 - decay, of all batch normalisation.
         multi_grid: factors on the rates of the last stage's three units or convolutions.
         stride_in_1x1: see ``ResNet``.
@@ -83,8 +94,9 @@ class Config:
         deep_stem: see ``ResNet``.
         cascade: see ``ResNet``.
         average_pool: see ``VGG16``.
-        variant: see ``MobileNetV2`` and ``Xception65``.
-        rates: of the head's atrous convolutions at the output stride ``rates_at``.
+        variant: see ``MobileNetV2``, ``Xception`` and ``Xception65``.
+        rates: of the head's atrous convolutions at the output stride ``rates_at``; ``()`` leaves
+            v3's head the 1×1 convolution and the image pooling alone.
         rates_at: rates are scaled by ``rates_at / output_stride``; 0 keeps them at every stride.
         fov_kernel: size of the summed classifiers' first kernel.
         fov_hidden: channels of fc6 and fc7; 0 for classifiers of a single convolution.
@@ -148,12 +160,16 @@ class Config:
         self._check_ranges()
         if self.scales[:1] != (1.0,) or min(self.scales) <= 0:
             raise ValueError(f"expected scales to be positive and to start at 1, got {self.scales}")
-        if self.head in _ATROUS_HEADS and not self.rates:
+        if self.head == "sum" and not self.rates:
             raise ValueError(f"the head {self.head!r} needs rates, found none")
         if self.head == "decoder" and self.backbone == "vgg16":
             raise ValueError("the decoder is not defined on vgg16: expected head 'aspp' or 'sum'")
-        if self.variant == "vainf" and self.backbone != "mobilenetv2":
-            raise ValueError(f"the variant 'vainf' is one of mobilenetv2, found {self.backbone!r}")
+        variants = _VARIANTS.get(self.backbone, (self.variant,))
+        if self.variant not in variants:
+            raise ValueError(
+                f"expected variant of {self.backbone} to be one of {variants}, "
+                f"found {self.variant!r}"
+            )
         self._check_unread(self.backbone, _READ_BY_BACKBONE)
         self._check_unread(self.head, _READ_BY_HEAD)
         self.rates_for(self.output_stride)

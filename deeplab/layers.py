@@ -56,6 +56,9 @@ def atrous_conv(
     return conv
 
 
+_ACTIVATIONS = {"relu": F.relu, "relu6": F.relu6, "hardswish": F.hardswish}
+
+
 class ConvBN(nn.Module):
     """Convolution, batch normalisation, activation: ``[B, inputs, h, w]`` to ``[B, outputs, ...]``.
 
@@ -67,7 +70,7 @@ class ConvBN(nn.Module):
         stride: of the convolution.
         groups: of the convolution.
         norm: without it, the convolution alone: neither normalisation nor activation.
-        activation: ``"relu"``, ``"relu6"`` or ``"none"``.
+        activation: ``"relu"``, ``"relu6"``, ``"hardswish"`` or ``"none"``.
     """
 
     def __init__(
@@ -94,9 +97,7 @@ class ConvBN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, inputs, h, w]`` to ``[B, outputs, ceil(h / stride), ceil(w / stride)]``."""
         x = self.bn(self.conv(x))
-        if self.activation == "relu":
-            return F.relu(x, inplace=True)
-        return F.relu6(x, inplace=True) if self.activation == "relu6" else x
+        return x if self.activation == "none" else _ACTIVATIONS[self.activation](x, inplace=True)
 
 
 class AtrousSeparableConv(nn.Module):

@@ -39,6 +39,16 @@ _MOBILENET: dict[str, Any] = {
     "separable": "paper",
     "inputs": "symmetric",
 }
+# torchvision's head: a 3×3 convolution behind ASPP, whose rates are those of output stride 8.
+_MOBILENETV3: dict[str, Any] = {
+    "backbone": "mobilenetv3_large",
+    "head": "aspp",
+    "neck": True,
+    "rates": (12, 24, 36),
+    "rates_at": 0,
+    "dropout": 0.5,
+    "backbone_bn_eps": 1e-3,
+}
 _ASPP_S, _ASPP_L = (2, 4, 8, 12), (6, 12, 18, 24)
 
 _MODELS: dict[str, dict[str, Any]] = {
@@ -62,7 +72,12 @@ for _depth in ("resnet50", "resnet101"):
     _MODELS[f"deeplabv3plus_{_depth}"] = {**_resnet, "head": "decoder"}
 for _name, _head in (("deeplabv3", "aspp"), ("deeplabv3plus", "decoder")):
     _MODELS[f"{_name}_mobilenetv2"] = {**_MOBILENET, "head": _head}
+    _MODELS[f"{_name}_xception"] = {"backbone": "xception", "head": _head}
     _MODELS[f"{_name}_xception65"] = {**_XCEPTION, "head": _head}
+
+# MobileNetV2 (2018), table 7: without atrous branches, as TensorFlow and transformers release it.
+_MODELS["deeplabv3_mobilenetv2_no_aspp"] = {**_MOBILENET, "head": "aspp", "rates": ()}
+_MODELS["deeplabv3_mobilenetv3_large"] = _MOBILENETV3
 
 MODELS = tuple(sorted(_MODELS))
 

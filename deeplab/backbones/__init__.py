@@ -5,7 +5,9 @@ from __future__ import annotations
 from deeplab.config import Config
 
 from .base import Backbone, Levels, Stage, atrous_plan
+from .chollet_xception import Xception
 from .mobilenet import MobileNetV2
+from .mobilenetv3 import MobileNetV3Large
 from .resnet import DEPTHS, ResNet
 from .vgg import VGG16
 from .xception import Xception65
@@ -15,8 +17,10 @@ __all__ = [
     "Backbone",
     "Levels",
     "MobileNetV2",
+    "MobileNetV3Large",
     "ResNet",
     "Stage",
+    "Xception",
     "Xception65",
     "atrous_plan",
     "build_backbone",
@@ -38,6 +42,10 @@ def build_backbone(config: Config) -> Backbone:
         )
     elif config.backbone == "mobilenetv2":
         backbone = MobileNetV2(config.variant)
+    elif config.backbone == "mobilenetv3_large":
+        backbone = MobileNetV3Large()
+    elif config.backbone == "xception":
+        backbone = Xception(config.variant)
     elif config.backbone == "xception65":
         backbone = Xception65(config.multi_grid, config.variant)
     else:

@@ -21,6 +21,20 @@ STAGES = (
 )
 
 
+_PADDINGS = {"paper": "depthwise", "tensorflow": "same", "vainf": "input", "jfzhang": "input"}
+
+
+def pad_same(x: Tensor) -> Tensor:
+    """Zeros around ``[B, C, h, w]`` as TensorFlow's "SAME" pads a 3×3 convolution of stride 2.
+
+    Odd sizes get one on either side, even ones only behind the last pixel: there a second one,
+    which no kernel reaches, keeps the size of the result h + 2, plain enough for exports that
+    take any size.
+    """
+    odd_height, odd_width = x.shape[2] % 2, x.shape[3] % 2
+    return F.pad(x, (odd_width, 2 - odd_width, odd_height, 2 - odd_height))
+
+
 class InvertedResidual(nn.Module):
     """``x + project(depthwise(expand(x)))`` where the shapes allow the sum: 1×1, 3×3, 1×1.
 
@@ -29,17 +43,18 @@ class InvertedResidual(nn.Module):
         outputs: channels.
         expansion: channels of the depthwise convolution over ``inputs``; 1 leaves out ``expand``.
         identity: whether ``x`` is added.
-        pad_input: zeros are padded to x instead of to the input of the depthwise convolution; the
-            expansion turns them into something else.
+        padding: ``"depthwise"``, zeros around the input of the depthwise convolution; ``"input"``,
+            around x, where the expansion turns them into something else; ``"same"``, as
+            ``pad_same`` where the unit has a stride.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, *, expansion: int, identity: bool, pad_input: bool
+        self, inputs: int, outputs: int, *, expansion: int, identity: bool, padding: str
     ) -> None:
         super().__init__()
         hidden = expansion * inputs
         self.identity = identity
-        self.pad_input = pad_input
+        self.padding = padding
         self.expand = ConvBN(inputs, hidden, activation="relu6") if expansion > 1 else None
         self.depthwise = ConvBN(hidden, hidden, 3, groups=hidden, activation="relu6")
         self.project = ConvBN(hidden, outputs, activation="none")
@@ -47,17 +62,23 @@ class InvertedResidual(nn.Module):
     def set_atrous(self, rate: int, stride: int = 1) -> None:
         """Sets rate and stride of the depthwise convolution."""
         self.depthwise.set_atrous(rate, stride)
-        if self.pad_input:
+        if self.padding == "input" or self._is_same:
             self.depthwise.conv.padding = (0, 0)
+
+    @property
+    def _is_same(self) -> bool:
+        return self.padding == "same" and self.depthwise.conv.stride[0] > 1
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, inputs, h, w]`` to ``[B, outputs, ceil(h / stride), ceil(w / stride)]``."""
         out: Tensor = x
-        if self.pad_input:
+        if self.padding == "input":
             rate = self.depthwise.conv.dilation[0]
             out = F.pad(out, (rate, rate, rate, rate))
         if self.expand is not None:
             out = self.expand(out)
+        if self._is_same:
+            out = pad_same(out)
         out = self.project(self.depthwise(out))
         return x + out if self.identity else out
 
@@ -69,8 +90,9 @@ class MobileNetV2(Backbone):
 
     Args:
         variant: ``"paper"``; or a family's own behaviour, which its weights were trained with:
-            ``"vainf"`` and ``"jfzhang"`` pad the input of each unit, ``"vainf"`` does not pad the
-            image, and in ``"jfzhang"`` all units of a stage keep the rate before it.
+            ``"tensorflow"`` pads as ``pad_same`` does, which differs at even sizes; ``"vainf"`` and
+            ``"jfzhang"`` pad the input of each unit, ``"vainf"`` does not pad the image, and in
+            ``"jfzhang"`` all units of a stage keep the rate before it.
     """
 
     def __init__(self, variant: str = "paper") -> None:
@@ -78,7 +100,7 @@ class MobileNetV2(Backbone):
         self.variant = variant
         self.smallest = 3 if variant == "vainf" else 1
         self.stem = ConvBN(3, 32, 3, stride=2, activation="relu6")
-        if variant == "vainf":
+        if variant in ("vainf", "tensorflow"):
             self.stem.conv.padding = (0, 0)
         self.units = nn.ModuleList()
         inputs = 32
@@ -92,7 +114,7 @@ class MobileNetV2(Backbone):
                         # No identity where the stage strides, even if its stride became a rate:
                         # its channels differ.
                         identity=inputs == outputs and (i > 0 or stride == 1),
-                        pad_input=variant != "paper",
+                        padding=_PADDINGS[variant],
                     )
                 )
                 inputs = outputs
@@ -115,7 +137,7 @@ class MobileNetV2(Backbone):
 
     def forward(self, images: Tensor) -> Levels[Tensor]:
         """``[B, 3, H, W]`` to maps of 24 (stride 4), 96 and 320 channels."""
-        x = self.stem(images)
+        x = self.stem(pad_same(images) if self.variant == "tensorflow" else images)
         maps: list[Tensor] = []
         for unit in self.units:
             x = unit(x)

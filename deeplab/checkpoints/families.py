@@ -33,7 +33,9 @@ class Family:
         by_structure: more of these, from the fields that do show.
         pool_first: ASPP's concatenation starts with the image pooling; ours ends with it.
         low_first: the decoder's concatenation starts with the low-level features; ours ends so.
+        by_config: more of these, from a ``config.json`` beside the file.
         stride_in_name: the file's name tells the output stride, as in ``..._os16.pth``.
+        unused: beginnings of the keys that the family's own network does not look at either.
     """
 
     name: str
@@ -41,9 +43,11 @@ class Family:
     rules: tuple[Rule, ...]
     options: Options = field(default_factory=dict)
     by_structure: Callable[[Options], Options] = _no_options
+    by_config: Callable[[Options], Options] | None = None
     pool_first: bool = False
     low_first: bool = False
     stride_in_name: bool = False
+    unused: tuple[str, ...] = ()
 
     @cached_property
     def renaming(self) -> Renaming:
@@ -79,6 +83,8 @@ def infer(state: Mapping[str, Tensor]) -> Options:
     if "aspp.atrous.0.depthwise.conv.weight" in state:
         normed = "aspp.atrous.0.depthwise.bn.weight" in state
         found["separable"] = "paper" if normed else "plain"
+    elif "aspp.atrous.0.conv.weight" not in state:
+        found["rates"] = ()
     if "decoder.reduce.conv.weight" in state:
         found.update(
             head="decoder",
@@ -92,8 +98,10 @@ def _backbone(state: Mapping[str, Tensor]) -> str:
     for mark, name in (
         ("backbone.layers.2.22.reduce.conv.weight", "resnet101"),
         ("backbone.layers.2.5.reduce.conv.weight", "resnet50"),
+        ("backbone.units.3.squeeze.reduce.weight", "mobilenetv3_large"),
         ("backbone.units.0.project.conv.weight", "mobilenetv2"),
-        ("backbone.blocks.0.shortcut.conv.weight", "xception65"),
+        ("backbone.blocks.0.convs.2.pointwise.conv.weight", "xception65"),
+        ("backbone.blocks.0.shortcut.conv.weight", "xception"),
     ):
         if mark in state:
             return name
@@ -135,13 +143,25 @@ def _msra(structure: Options) -> Options:
 
 
 def _vainf(structure: Options) -> Options:
-    mobile = structure["backbone"] == "mobilenetv2"
-    return {"variant": "vainf"} if mobile else {"contract_dilation": True}
+    resnet = structure["backbone"].startswith("resnet")
+    return {"contract_dilation": True} if resnet else {"variant": "vainf"}
 
 
 def _jfzhang(structure: Options) -> Options:
     resnet = structure["backbone"].startswith("resnet")
     return {"multi_grid": (1, 2, 4)} if resnet else {"variant": "jfzhang"}
+
+
+def _hugging_face(written: Options) -> Options:
+    """What ``config.json`` of transformers says, which holds what differs from the defaults."""
+    if written.get("hidden_act", "relu6") != "relu6":
+        raise ValueError(f"expected hidden_act 'relu6', found {written['hidden_act']!r}")
+    return {
+        "output_stride": written.get("output_stride", 32),
+        "variant": "tensorflow" if written.get("tf_padding", True) else "paper",
+        "dropout": written.get("classifier_dropout_prob", 0.8),
+        "backbone_bn_eps": written.get("layer_norm_eps", 1e-3),
+    }
 
 
 _VAINF: Options = {"align_corners": False, "bn_momentum": 0.01}
@@ -153,6 +173,20 @@ FAMILIES = (
         ("backbone.conv1.weight", "classifier.0.convs.0.0.weight"),
         names.TORCHVISION,
         _TORCHVISION,
+    ),
+    Family(
+        "torchvision MobileNetV3",
+        ("backbone.0.0.weight", "classifier.0.convs.0.0.weight"),
+        names.TORCHVISION_MOBILE,
+        {
+            "output_stride": 16,
+            "align_corners": False,
+            "rates": (12, 24, 36),
+            "rates_at": 0,
+            "dropout": 0.5,
+            "backbone_bn_eps": 1e-3,
+            "bn_momentum": 0.01,  # the backbone's; the head's is 0.1
+        },
     ),
     Family(
         "kazuto1011 with multi-scale inputs",
@@ -219,6 +253,26 @@ FAMILIES = (
         },
         pool_first=True,
     ),
+    Family(
+        "Hugging Face MobileNetV2",
+        (
+            "mobilenet_v2.conv_stem.first_conv.convolution.weight",
+            "segmentation_head.conv_projection.convolution.weight",
+        ),
+        names.HUGGING_FACE,
+        {
+            "output_stride": 8,
+            "align_corners": False,
+            "variant": "tensorflow",
+            "inputs": "symmetric",
+            "dropout": 0.8,
+            "backbone_bn_eps": 1e-3,
+            "bn_momentum": 0.003,
+        },
+        by_config=_hugging_face,
+        pool_first=True,
+        unused=("mobilenet_v2.conv_1x1.",),
+    ),
 )
 
 
@@ -227,8 +281,8 @@ def recognise(state: Mapping[str, Tensor]) -> Family | None:
     return next((f for f in FAMILIES if all(mark in state for mark in f.marks)), None)
 
 
-def rename(state: Mapping[str, Tensor], renaming: Renaming) -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors under our names, and the keys that no rule names.
+def rename(state: Mapping[str, Tensor], family: Family) -> tuple[dict[str, Tensor], list[str]]:
+    """Tensors under our names, and the keys that are none of the family's.
 
     Raises:
         ValueError: two keys have one new name and different tensors.
@@ -236,7 +290,9 @@ def rename(state: Mapping[str, Tensor], renaming: Renaming) -> tuple[dict[str, T
     renamed: dict[str, Tensor] = {}
     unknown: list[str] = []
     for key, tensor in state.items():
-        new = renaming(key)
+        new = family.renaming(key)
+        if key.startswith(family.unused):
+            continue
         if new is None:
             unknown.append(key)
         elif new in renamed and not torch.equal(renamed[new], tensor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,10 +32,11 @@ def load(
     """Builds the network that a checkpoint belongs to, with its weights, in evaluation mode.
 
     Knows this package's own files (``save``) and those of torchvision, kazuto1011, isht7, VainF,
-    jfzhang95, segmentation_models.pytorch (ResNets) and mmsegmentation. Names, the order of
-    concatenated channels, strides, rates, paddings, interpolation and the normalisation of the
-    images become what the family's code does. What no file says is taken from the family's
-    defaults, or, of VainF, from the file's name (``..._os8.pth``).
+    jfzhang95, segmentation_models.pytorch (ResNets), mmsegmentation and transformers
+    (MobileNetV2). Names, the order of concatenated channels, strides, rates, paddings,
+    interpolation and the normalisation of the images become what the family's code does. What no
+    file says is taken from the family's defaults, or, of VainF, from the file's name
+    (``..._os8.pth``), of transformers from a ``config.json`` beside the file.
 
     Args:
         path: a safetensors file, or one that ``torch.save`` wrote; read with
@@ -56,7 +58,7 @@ def load(
     state, metadata = read(path, allow)
     config = native_config(metadata, path)
     if config is None:
-        state, config = convert(state, path.name, options)
+        state, config = convert(state, path.name, {**_beside(path, state), **options})
     else:
         # Half precision is how ``save`` keeps files small, not what a network is run in.
         state = {k: t.float() if t.dtype is torch.float16 else t for k, t in state.items()}
@@ -76,7 +78,7 @@ def convert(
     if family is None:
         raise CheckpointError(_unknown(state, file_name))
     try:
-        renamed, unknown = rename(state, family.renaming)
+        renamed, unknown = rename(state, family)
         structure = infer(renamed)
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"{file_name} looks like {family.name}: {error}") from error
@@ -94,15 +96,27 @@ def convert(
     return renamed, Config(**{**choices, **(options or {})})
 
 
+def _beside(path: Path, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What a ``config.json`` beside the file says of it, if its family writes one."""
+    family, written = recognise(state), path.with_name("config.json")
+    if family is None or family.by_config is None or not written.is_file():
+        return {}
+    try:
+        return family.by_config(json.loads(written.read_text()))
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{written} is no configuration of {family.name}: {error}") from error
+
+
 def load_backbone(
     model: DeepLab, path: str | os.PathLike[str], *, allow: Sequence[Allowed] = ()
 ) -> None:
     """Fills a network's backbone from a checkpoint, leaving its head alone.
 
-    Takes torchvision's classifiers (VGG-16, ResNet-50 and -101, MobileNetV2), its FCN, and every
-    file that ``load`` knows. The network keeps its own strides, paddings and normalisation: those
-    that the weights were trained with must be chosen when it is built. torchvision's ResNets want
-    ``stride_in_1x1=False, ceil_pool=False`` and ``inputs="imagenet"``.
+    Takes torchvision's classifiers (VGG-16, ResNet-50 and -101, MobileNetV2, MobileNetV3-Large),
+    its FCN, Cadene's Xception, and every file that ``load`` knows. The network keeps its own
+    strides, paddings and normalisation: those that the weights were trained with must be chosen
+    when it is built. torchvision's ResNets want ``stride_in_1x1=False, ceil_pool=False`` and
+    ``inputs="imagenet"``.
 
     Raises:
         FileNotFoundError: there is no such file.

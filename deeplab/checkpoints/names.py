@@ -1,9 +1,10 @@
 """A small language for renaming tensors, and each family's names in it.
 
 A rule ``("layer<n>.<i>.[conv1|bn1]", "layers.<n-1>.<i>.reduce.[conv|bn]")`` renames the modules
-whose name it matches. ``<n>`` is a number, which the new name repeats, less one in ``<n-1>``. The
-k-th bracket of both sides runs through its alternatives in step. What follows the module's name,
-``.weight`` or ``.running_mean``, stays. The first rule that matches counts.
+whose name it matches. ``<n>`` is a number, which the new name repeats, less one in ``<n-1>``, one
+more in ``<n+1>``. The k-th bracket of both sides runs through its alternatives in step. What
+follows the module's name, ``.weight`` or ``.running_mean``, stays. The first rule that matches
+counts.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def _pattern(old: str) -> str:
 
 
 def _substitute(new: str, match: re.Match[str]) -> str:
-    return re.sub(r"<(\w)(?:-(\d))?>", lambda m: str(int(match[m[1]]) - int(m[2] or 0)), new)
+    return re.sub(r"<(\w)([-+]\d)?>", lambda m: str(int(match[m[1]]) + int(m[2] or 0)), new)
 
 
 def under(old: str, rules: Iterable[Rule], new: str = "") -> tuple[Rule, ...]:
@@ -103,6 +104,41 @@ JFZHANG_MOBILENET: tuple[Rule, ...] = (
     ("<n>.conv.[3|4]", "units.<n-1>.depthwise.[conv|bn]"),
     ("<n>.conv.[6|7]", "units.<n-1>.project.[conv|bn]"),
 )
+# Units without squeeze-and-excitation have their projection in its place.
+TORCHVISION_MOBILENETV3: tuple[Rule, ...] = (
+    ("0.[0|1]", "stem.[conv|bn]"),
+    ("1.block.[0|1].[0|1]", "units.0.[depthwise|project].[conv|bn]"),
+    ("<n>.block.[0|1].[0|1]", "units.<n-1>.[expand|depthwise].[conv|bn]"),
+    ("<n>.block.2.[fc1|fc2]", "units.<n-1>.squeeze.[reduce|expand]"),
+    ("<n>.block.[2|3].[0|1]", "units.<n-1>.[project|project].[conv|bn]"),
+    ("16.[0|1]", "tail.[conv|bn]"),
+)
+HUGGING_FACE_MOBILENET: tuple[Rule, ...] = (
+    ("conv_stem.first_conv.[convolution|normalization]", "stem.[conv|bn]"),
+    (
+        "conv_stem.[conv_3x3|reduce_1x1].[convolution|normalization]",
+        "units.0.[depthwise|project].[conv|bn]",
+    ),
+    (
+        "layer.<n>.[expand_1x1|conv_3x3|reduce_1x1].[convolution|normalization]",
+        "units.<n+1>.[expand|depthwise|project].[conv|bn]",
+    ),
+)
+# Chollet's Xception as Cadene ported it; VainF's is the same.
+CADENE_XCEPTION: tuple[Rule, ...] = (
+    ("[conv1|bn1]", "stem.0.[conv|bn]"),
+    ("[conv2|bn2]", "stem.1.[conv|bn]"),
+    ("block1.rep.[0|3].[conv1|pointwise]", "blocks.0.convs.[0|1].[depthwise|pointwise].conv"),
+    ("block1.rep.[1|4]", "blocks.0.convs.[0|1].pointwise.bn"),
+    (
+        "block<n>.rep.[1|4|7].[conv1|pointwise]",
+        "blocks.<n-1>.convs.[0|1|2].[depthwise|pointwise].conv",
+    ),
+    ("block<n>.rep.[2|5|8]", "blocks.<n-1>.convs.[0|1|2].pointwise.bn"),
+    ("block<n>.[skip|skipbn]", "blocks.<n-1>.shortcut.[conv|bn]"),
+    ("conv[3|4].[conv1|pointwise]", "tail.[0|1].[depthwise|pointwise].conv"),
+    ("bn[3|4]", "tail.[0|1].pointwise.bn"),
+)
 # The first two blocks begin with a convolution, the others with a ReLU.
 JFZHANG_XCEPTION: tuple[Rule, ...] = (
     ("[conv1|bn1]", "stem.0.[conv|bn]"),
@@ -130,13 +166,27 @@ TORCHVISION_ASPP: tuple[Rule, ...] = (
     ("convs.4.[1|2]", "aspp.image_pool.[conv|bn]"),
     ("project.[0|1]", "aspp.project.[conv|bn]"),
 )
-TORCHVISION: tuple[Rule, ...] = (
-    *under("backbone.", TORCHVISION_RESNET, "backbone."),
+TORCHVISION_HEADS: tuple[Rule, ...] = (
     *under("classifier.0.", TORCHVISION_ASPP),
     ("classifier.[1|2]", "neck.[conv|bn]"),
     ("classifier.4", "classifier"),
     ("aux_classifier.[0|1]", "auxiliary.conv.[conv|bn]"),
     ("aux_classifier.4", "auxiliary.classifier"),
+)
+TORCHVISION: tuple[Rule, ...] = (
+    *under("backbone.", TORCHVISION_RESNET, "backbone."),
+    *TORCHVISION_HEADS,
+)
+TORCHVISION_MOBILE: tuple[Rule, ...] = (
+    *under("backbone.", TORCHVISION_MOBILENETV3, "backbone."),
+    *TORCHVISION_HEADS,
+)
+HUGGING_FACE: tuple[Rule, ...] = (
+    *under("mobilenet_v2.", HUGGING_FACE_MOBILENET, "backbone."),
+    ("segmentation_head.conv_aspp.[convolution|normalization]", "aspp.pointwise.[conv|bn]"),
+    ("segmentation_head.conv_pool.[convolution|normalization]", "aspp.image_pool.[conv|bn]"),
+    ("segmentation_head.conv_projection.[convolution|normalization]", "aspp.project.[conv|bn]"),
+    ("segmentation_head.classifier.convolution", "classifier"),
 )
 KAZUTO: tuple[Rule, ...] = (
     *under("", KAZUTO_RESNET, "backbone."),
@@ -157,6 +207,7 @@ ISHT7: tuple[Rule, ...] = (
 )
 VAINF_BACKBONES: tuple[Rule, ...] = (
     *under("backbone.", TORCHVISION_RESNET, "backbone."),
+    *under("backbone.", CADENE_XCEPTION, "backbone."),
     *under("backbone.low_level_features.", TORCHVISION_MOBILENET, "backbone."),
     *under("backbone.high_level_features.", TORCHVISION_MOBILENET, "backbone."),
 )
@@ -232,6 +283,8 @@ MMSEG: tuple[Rule, ...] = (
 # Classifiers of ImageNet, of which the backbone is wanted.
 CLASSIFIERS: tuple[Rule, ...] = (
     *under("", TORCHVISION_RESNET, "backbone."),
+    *under("", CADENE_XCEPTION, "backbone."),
     *under("features.", TORCHVISION_MOBILENET, "backbone."),
+    *under("features.", TORCHVISION_MOBILENETV3, "backbone."),
     ("features.<i>", "backbone.features.<i>"),
 )

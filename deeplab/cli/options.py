@@ -75,7 +75,7 @@ def add_data_options(parser: argparse.ArgumentParser, split: str) -> None:
         "--data",
         required=True,
         metavar="NAME",
-        help="voc2012, camvid, cityscapes, cocostuff, or folder: images/, labels/, classes.txt",
+        help="voc2012, sbd, camvid, cityscapes, cocostuff; or folder: images, labels, classes.txt",
     )
     group.add_argument("--root", required=True, metavar="FOLDER", help="where its files are")
     group.add_argument("--split", default=split, metavar="NAME", help=f"[{split}]")

@@ -23,9 +23,9 @@ from .layouts import (
     open_cityscapes,
     open_coco_stuff,
     open_coco_stuff_182,
-    open_voc,
 )
 from .pictures import PictureError
+from .voc import open_sbd, open_voc
 
 __all__ = [
     "DATASETS",
@@ -46,6 +46,7 @@ DATASETS: dict[str, Callable[..., SegmentationDataset]] = {
     "cocostuff": open_coco_stuff,
     "cocostuff182": open_coco_stuff_182,
     "folder": open_folder,
+    "sbd": open_sbd,
     "voc2012": open_voc,
 }
 
@@ -56,8 +57,9 @@ def open_dataset(
     """Opens a part of a data set.
 
     Args:
-        name: ``"voc2012"`` (splits ``train``, ``val``, ``trainval``, ``trainaug``), ``"camvid"``,
-            ``"cityscapes"``, ``"cocostuff"`` (171 classes), ``"cocostuff182"`` or ``"folder"``.
+        name: ``"voc2012"`` (splits ``train``, ``val``, ``trainval``, ``trainaug``), ``"sbd"``,
+            ``"camvid"``, ``"cityscapes"``, ``"cocostuff"`` (171 classes), ``"cocostuff182"`` or
+            ``"folder"``.
         root: where its files are; ``~`` is the home folder.
         split: the part.
         options: of ``"folder"``: ``ignore``, values beside 255 that mean no class.

@@ -32,12 +32,16 @@ class LabelError(ValueError):
 def read_values(path: Path) -> NDArray[np.int64]:
     """The numbers in a label image: ``[H, W]``, or ``[H, W, 3]`` where it holds colours.
 
-    Of a palette PNG these are the indices, whatever the palette's colours.
+    Of a palette PNG these are the indices, whatever the palette's colours; of a ``.mat`` file of
+    SBD, the classes.
 
     Raises:
         LabelError: the file is no picture, or its pixels are neither numbers nor colours.
         FileNotFoundError: there is no such file.
+        ModuleNotFoundError: the file is SBD's and scipy, which reads it, is not installed.
     """
+    if path.suffix == ".mat":
+        return _read_sbd(path)
     try:
         with Image.open(path) as image:
             if image.mode in ("RGB", "RGBA"):
@@ -52,6 +56,28 @@ def read_values(path: Path) -> NDArray[np.int64]:
     except Exception as error:  # whatever a decoder stumbles over
         raise LabelError(f"{path} cannot be read: {error or 'damaged'}") from error
     raise LabelError(f"{path} has pixels of mode {mode}, expected indices, a palette or RGB")
+
+
+def _read_sbd(path: Path) -> NDArray[np.int64]:
+    """The field ``Segmentation`` of the structure ``GTcls``, ``[H, W]``."""
+    try:
+        from scipy.io import loadmat
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{path} is a MATLAB file, which scipy reads: pip install 'densecrf-gpu[sbd]'"
+        ) from error
+    try:
+        with path.open("rb") as file:
+            held = loadmat(file, variable_names=["GTcls"])
+        classes = np.asarray(held["GTcls"]["Segmentation"][0, 0])
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # whatever the reader stumbles over
+        raise LabelError(f"{path} holds no GTcls.Segmentation: {error or 'damaged'}") from error
+    if classes.ndim != 2 or classes.dtype.kind not in "ui":
+        found = f"{classes.dtype} {list(classes.shape)}"
+        raise LabelError(f"{path}: expected GTcls.Segmentation to be numbers [H, W], found {found}")
+    return classes.astype(np.int64)
 
 
 def stored_palette(path: Path) -> list[Color] | None:

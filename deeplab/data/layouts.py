@@ -15,50 +15,12 @@ from .classes import (
     COCO_STUFF_182,
     COCO_STUFF_182_VALUES,
     COCO_STUFF_VALUES,
-    VOC,
-    VOC_VOID,
     voc_palette,
 )
 from .dataset import Pair, SegmentationDataset
-from .labels import IGNORE, ValueMap, colors_of
+from .labels import ValueMap, colors_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
-
-
-def open_voc(root: Path, split: str) -> SegmentationDataset:
-    """PASCAL VOC 2012: ``JPEGImages``, ``SegmentationClass``, ``ImageSets/Segmentation``.
-
-    ``"trainaug"`` and ``"trainvalaug"`` take the labels of ``SegmentationClassAug`` (VOC's and
-    SBD's together). Where no list of them is found, they are all pictures labelled there: without
-    those of ``"val"``, or with them.
-    """
-    base = _first_folder(root, ("", "VOC2012", "VOCdevkit/VOC2012"), "JPEGImages")
-    lists = base / "ImageSets" / "Segmentation"
-    augmented = split in ("trainaug", "trainvalaug", "train_aug")
-    labels = base / ("SegmentationClassAug" if augmented else "SegmentationClass")
-    if (lists / f"{split}.txt").is_file():
-        entries = read_list(lists / f"{split}.txt")
-    elif augmented and labels.is_dir():
-        held_out = set() if split == "trainvalaug" else set(read_list(lists / "val.txt"))
-        entries = sorted({path.stem for path in labels.glob("*.png")} - held_out)
-    else:
-        raise no_split("voc2012", split, lists)
-    pairs = []
-    for entry in entries:
-        # Lists of trainaug in circulation give both paths: "/JPEGImages/x.jpg /Seg.../x.png".
-        columns = entry.split()
-        name = Path(columns[0]).stem
-        label = base / columns[1].lstrip("/") if len(columns) == 2 else labels / f"{name}.png"
-        pairs.append(Pair(name, base / "JPEGImages" / f"{name}.jpg", label))
-    values = {**{label: label for label in range(21)}, IGNORE: IGNORE}
-    return SegmentationDataset(
-        "voc2012",
-        split,
-        pairs,
-        classes=VOC,
-        palette=voc_palette(21),
-        values=ValueMap(values, colors_of(voc_palette(21), VOC_VOID)),
-    )
 
 
 def open_camvid(root: Path, split: str) -> SegmentationDataset:
@@ -170,7 +132,8 @@ def read_list(path: Path) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def _first_folder(root: Path, candidates: Iterable[str], needed: str) -> Path:
+def first_folder(root: Path, candidates: Iterable[str], needed: str) -> Path:
+    """The first candidate inside ``root`` that has the folder ``needed``."""
     for candidate in candidates:
         if (root / candidate / needed).is_dir():
             return root / candidate

@@ -34,7 +34,7 @@ class Weights:
         bias_of = self.state.get(name + ".bias")
         return F.conv2d(x, self.state[name + ".weight"], bias_of, s, padding, r, groups)
 
-    def bn(self, name: str, x: Tensor) -> Tensor:
+    def bn(self, name: str, x: Tensor, eps: float = 1e-5) -> Tensor:
         if name + ".weight" not in self.state:
             like = {"dtype": x.dtype}
             channels = x.shape[1]
@@ -49,7 +49,7 @@ class Weights:
             self.state[f"{name}.{leaf}"]
             for leaf in ("weight", "bias", "running_mean", "running_var")
         )
-        return F.batch_norm(x, m, v, w, b, False, 0.0, 1e-5)
+        return F.batch_norm(x, m, v, w, b, False, 0.0, eps)
 
 
 def bilinear(x: Tensor, size: Sequence[int], align: bool = False) -> Tensor:
@@ -105,9 +105,45 @@ def torchvision_aspp(w: Weights, p: str, x: Tensor, rates: Sequence[int], k: int
 
 def torchvision_v3(w: Weights, images: Tensor) -> Tensor:
     maps = torchvision_resnet50(w, "backbone.", images, CONTRACTED_8)
-    x = torchvision_aspp(w, "classifier.0.", maps[3], (12, 24, 36))
+    return _torchvision_head(w, maps[3], images)
+
+
+def _torchvision_head(w: Weights, x: Tensor, images: Tensor) -> Tensor:
+    x = torchvision_aspp(w, "classifier.0.", x, (12, 24, 36))
     x = w.bn("classifier.2", w.conv("classifier.1", x, 256, 3)).relu()
     return bilinear(w.conv("classifier.4", x, 5, bias=True), images.shape[2:])
+
+
+# Kernel, hidden channels, outputs, whether squeezed, stride, rate of units 1 ... 15.
+_MOBILE_V3 = [
+    (3, 16, 16, 0, 1, 1), (3, 64, 24, 0, 2, 1), (3, 72, 24, 0, 1, 1), (5, 72, 40, 1, 2, 1),
+    (5, 120, 40, 1, 1, 1), (5, 120, 40, 1, 1, 1), (3, 240, 80, 0, 2, 1), (3, 200, 80, 0, 1, 1),
+    (3, 184, 80, 0, 1, 1), (3, 184, 80, 0, 1, 1), (3, 480, 112, 1, 1, 1), (3, 672, 112, 1, 1, 1),
+    (5, 672, 160, 1, 1, 2), (5, 960, 160, 1, 1, 2), (5, 960, 160, 1, 1, 2),
+]  # fmt: skip
+_SQUEEZED = {72: 24, 120: 32, 480: 120, 672: 168, 960: 240}
+
+
+def torchvision_mobilenetv3(w: Weights, images: Tensor) -> Tensor:
+    def unit(n: str, x: Tensor, out: int, k: int = 1, **options: int) -> Tensor:
+        return w.bn(n + ".1", w.conv(n + ".0", x, out, k, **options), eps=1e-3)
+
+    x = F.hardswish(unit("backbone.0", images, 16, 3, s=2))
+    for i, (k, hidden, out, squeezed, stride, rate) in enumerate(_MOBILE_V3, start=1):
+        activation = torch.relu if i < 7 else F.hardswish
+        n, step, h = f"backbone.{i}.block.", 0, x
+        if i > 1:
+            h, step = activation(unit(n + "0", x, hidden)), 1
+        h = activation(unit(f"{n}{step}", h, hidden, k, s=stride, r=rate, groups=hidden))
+        if squeezed:
+            step += 1
+            gate = w.conv(
+                f"{n}{step}.fc1", F.adaptive_avg_pool2d(h, 1), _SQUEEZED[hidden], bias=True
+            )
+            h = h * F.hardsigmoid(w.conv(f"{n}{step}.fc2", gate.relu(), hidden, bias=True))
+        h = unit(f"{n}{step + 1}", h, out)
+        x = x + h if h.shape == x.shape else h
+    return _torchvision_head(w, F.hardswish(unit("backbone.16", x, 960)), images)
 
 
 def _vainf_head(w: Weights, low: Tensor, high: Tensor, size: Sequence[int]) -> Tensor:
@@ -159,6 +195,69 @@ def vainf_mobilenet(w: Weights, images: Tensor) -> Tensor:
         x = _mobile_unit(w, names, x, out, stride, rate)
         low = x if i == 3 else low
     return _vainf_head(w, low, x, images.shape[2:])
+
+
+def vainf_xception(w: Weights, images: Tensor) -> Tensor:
+    def separable(n: str, x: Tensor, out: int, r: int = 1, p: int | None = None) -> Tensor:
+        h = w.conv(n + ".conv1", x, x.shape[1], 3, r=r, p=p, groups=x.shape[1])
+        return w.conv(n + ".pointwise", h, out)
+
+    b = "backbone."
+    x = w.bn(b + "bn1", w.conv(b + "conv1", images, 32, 3, s=2, p=0)).relu()
+    x = w.bn(b + "bn2", w.conv(b + "conv2", x, 64, 3, p=0)).relu()
+    low = x
+    for number in range(1, 13):
+        outs, pooled, rate = [728] * 3, number <= 3, 1
+        if number <= 3:
+            outs = [(128, 256, 728)[number - 1]] * 2
+        if number == 12:
+            outs, rate = [728, 1024], 2
+        h, step = x, 0
+        for i, out in enumerate(outs):
+            if i > 0 or number > 1:
+                h, step = h.relu(), step + 1
+            h = separable(f"{b}block{number}.rep.{step}", h, out, rate)
+            h, step = w.bn(f"{b}block{number}.rep.{step + 1}", h), step + 2
+        h = F.max_pool2d(h, 3, 2, 1) if pooled else h
+        if pooled or number == 12:
+            n = f"{b}block{number}."
+            x = w.bn(n + "skipbn", w.conv(n + "skip", x, outs[-1], s=2 if pooled else 1))
+        x = x + h
+        low = x if number == 1 else low
+    x = w.bn(b + "bn3", separable(b + "conv3", x, 1536, 2, 1)).relu()
+    return _vainf_head(w, low, separable(b + "conv4", x, 2048, 2, 1), images.shape[2:])
+
+
+def hugging_face_mobilenet(w: Weights, images: Tensor) -> Tensor:
+    def unit(n: str, x: Tensor, out: int, k: int = 1, s: int = 1, r: int = 1, groups: int = 1,
+             eps: float = 1e-3) -> Tensor:  # fmt: skip
+        if s == 2:  # "SAME": one more behind than before where the total is odd
+            totals = [max(k - (size % 2 or 2), 0) for size in (x.shape[3], x.shape[2])]
+            x = F.pad(x, [half for t in totals for half in (t // 2, t - t // 2)])
+        p = 0 if s == 2 else None
+        return w.bn(n + ".normalization", w.conv(n + ".convolution", x, out, k, s=s, r=r, p=p,
+                                                 groups=groups), eps)  # fmt: skip
+
+    p = "mobilenet_v2."
+    x = F.relu6(unit(p + "conv_stem.first_conv", images, 32, 3, 2))
+    x = F.relu6(unit(p + "conv_stem.conv_3x3", x, 32, 3, groups=32))
+    x = unit(p + "conv_stem.reduce_1x1", x, 16)
+    # At output stride 8.
+    plan = [*_MOBILE[1:6], (64, 1), *_MOBILE[7:], *[(160, 1)] * 3, (320, 1)]
+    rates = [1] * 6 + [2] * 7 + [4] * 3
+    for i, ((out, stride), rate) in enumerate(zip(plan, rates, strict=True)):
+        n, hidden = f"{p}layer.{i}.", 6 * x.shape[1]
+        h = F.relu6(unit(n + "expand_1x1", x, hidden))
+        h = F.relu6(unit(n + "conv_3x3", h, hidden, 3, stride, rate, hidden))
+        h = unit(n + "reduce_1x1", h, out)
+        x = x + h if h.shape == x.shape else h
+    unit(p + "conv_1x1", x, 1280)  # of the classifier: nothing looks at it
+    p = "segmentation_head."
+    pooled = unit(p + "conv_pool", F.adaptive_avg_pool2d(x, 1), 256, eps=1e-5).relu()
+    branches = [pooled.expand(-1, -1, *x.shape[2:]), unit(p + "conv_aspp", x, 256, eps=1e-5).relu()]
+    x = unit(p + "conv_projection", torch.cat(branches, 1), 256, eps=1e-5).relu()
+    x = w.conv(p + "classifier.convolution", x, 5, bias=True)
+    return bilinear(x, images.shape[2:])
 
 
 def _jfzhang_head(w: Weights, low: Tensor, high: Tensor, size: Sequence[int]) -> Tensor:
@@ -326,8 +425,10 @@ def mmseg_v3plus(w: Weights, images: Tensor) -> Tensor:
 
 FAMILIES = {
     "torchvision v3": torchvision_v3,
+    "torchvision v3 MobileNetV3": torchvision_mobilenetv3,
     "VainF v3+": vainf_v3plus,
     "VainF v3+ MobileNetV2": vainf_mobilenet,
+    "VainF v3+ Xception": vainf_xception,
     "jfzhang95 v3+": jfzhang_resnet,
     "jfzhang95 v3+ MobileNetV2": jfzhang_mobilenet,
     "jfzhang95 v3+ Xception": jfzhang_xception,
@@ -335,4 +436,5 @@ FAMILIES = {
     "isht7 v2": isht7_v2,
     "segmentation_models.pytorch v3+": smp_v3plus,
     "mmsegmentation v3+": mmseg_v3plus,
+    "Hugging Face MobileNetV2": hugging_face_mobilenet,
 }

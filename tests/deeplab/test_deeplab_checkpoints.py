@@ -31,14 +31,19 @@ def key_list(name: str) -> dict[str, Tensor]:
     return state
 
 
+SIZES = {
+    "segmentation_models.pytorch v3+": (16, 192),  # takes multiples of 16
+    "isht7 v2": (33, 193),  # its sizes are the aligned ones at 32k + 1 only
+    "VainF v3+ Xception": (75, 203),  # takes nothing smaller than 71
+    "Hugging Face MobileNetV2": (36, 196),  # even ones are padded on one side
+}
+
+
 @pytest.mark.parametrize("name", families.FAMILIES)
 def test_a_converted_network_computes_what_the_familys_own_code_does(name: str) -> None:
     weights = families.Weights()
-    # Wide, so that the larger rates see more than their centre; smp takes multiples of 16, and
-    # isht7's sizes are the aligned ones at 32k + 1 only.
-    size = {"segmentation_models.pytorch v3+": (16, 192), "isht7 v2": (33, 193)}.get(
-        name, (19, 193)
-    )
+    # Wide, so that the larger rates see more than their centre.
+    size = SIZES.get(name, (19, 193))
     images = torch.randn(1, 3, *size, dtype=torch.float64)
     expected = families.FAMILIES[name](weights, images)
     state, config = deeplab.convert(weights.state)
@@ -56,6 +61,8 @@ LISTS = {
     "tv_deeplabv3_resnet50_aux1": ("aspp", "resnet50", 42.00),
     "tv_deeplabv3_resnet101_aux0": ("aspp", "resnet101", 58.63),
     "tv_deeplabv3_resnet101_aux1": ("aspp", "resnet101", 61.00),
+    "tv_deeplabv3_mobilenet_v3_large_aux0": ("aspp", "mobilenetv3_large", 11.025),
+    "tv_deeplabv3_mobilenet_v3_large_aux1": ("aspp", "mobilenetv3_large", 11.029),
     "kazuto_deeplabv1_resnet101": ("linear", "resnet101", 42.69),
     "kazuto_deeplabv2_resnet101_msc": ("sum", "resnet101", 44.05),
     "kazuto_deeplabv3_resnet101_msc_os16": ("aspp", "resnet101", 58.04),
@@ -66,12 +73,15 @@ LISTS = {
     "vainf_deeplabv3plus_resnet50": ("decoder", "resnet50", 39.76),
     "vainf_deeplabv3plus_resnet101": ("decoder", "resnet101", 58.75),
     "vainf_deeplabv3plus_mobilenet": ("decoder", "mobilenetv2", 5.23),
+    "vainf_deeplabv3plus_xception": ("decoder", "xception", 37.05),
     "jfzhang_deeplabv3plus_resnet": ("decoder", "resnet101", 59.34),
     # The list counts the backbone's 1.81 M twice.
     "jfzhang_deeplabv3plus_mobilenet": ("decoder", "mobilenetv2", 5.82),
     "jfzhang_deeplabv3plus_xception": ("decoder", "xception65", 54.71),
     "smp_deeplabv3_resnet50": ("aspp", "resnet50", 39.64),
     "smp_deeplabv3plus_resnet101": ("decoder", "resnet101", 45.67),
+    # The list counts the classifier's convolution of 0.41 M, which segments nothing.
+    "hf_mobilenetv2_deeplabv3": ("aspp", "mobilenetv2", 2.1136),
 }
 
 
@@ -85,21 +95,20 @@ def test_every_published_key_is_used_and_has_its_shape(name: str) -> None:
     wanted = {key: tensor.shape for key, tensor in model.state_dict().items()}
     assert {key: tensor.shape for key, tensor in state.items()} == wanted
     twice = sum(".features." in key for key in published) if "jfzhang" in name else 0
-    assert len(wanted) == len(published) - twice
+    unread = sum(key.startswith("mobilenet_v2.conv_1x1.") for key in published)
+    assert len(wanted) == len(published) - twice - unread
     head, backbone, millions = LISTS[name]
     assert (config.head, config.backbone) == (head, backbone)
     assert config.num_classes == (91 if "v1" in name else 21)
-    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.006)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.0051)
 
 
 @needs_lists
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [
-        ("tv_fcn_resnet50_aux1", "torchvision"),
-        ("tv_deeplabv3_mobilenet_v3_large_aux0", "torchvision"),
-        ("hf_mobilenetv2_deeplabv3", "does not have mobilenet_v2.conv_stem"),
-        ("vainf_deeplabv3plus_xception", "VainF"),
+        ("tv_fcn_resnet50_aux1", "would need classifier.0.convs.0.0.weight"),
+        ("tv_mobilenet_v2", "does not have features.0.0.weight"),
     ],
 )
 def test_published_networks_of_other_kinds_are_named_in_the_refusal(
@@ -109,6 +118,21 @@ def test_published_networks_of_other_kinds_are_named_in_the_refusal(
         deeplab.convert(key_list(name), name)
     assert name in str(raised.value)
     assert len(str(raised.value)) < 1000
+
+
+def test_a_network_of_no_family_is_told_the_nearest_and_what_differs() -> None:
+    state = {
+        "backbone.0.0.weight": torch.zeros(16, 3, 3, 3),
+        "backbone.0.1.weight": torch.zeros(16),
+        "pyramid.level3.weight": torch.zeros(4, 16, 1, 1),
+    }
+    with pytest.raises(deeplab.CheckpointError) as raised:
+        deeplab.convert(state, "pyramid.pth")
+    assert str(raised.value) == (
+        "pyramid.pth is of no known family. Nearest is torchvision MobileNetV3, which has 2 of its "
+        "3 keys; it does not have pyramid.level3.weight, and would need "
+        "classifier.0.convs.0.0.weight"
+    )
 
 
 @needs_lists
@@ -126,6 +150,8 @@ def test_published_networks_of_other_kinds_are_named_in_the_refusal(
         ("tv_deeplabv3_resnet50_aux1", "deeplabv3plus_resnet50"),
         ("kazuto_deeplabv1_resnet101", "deeplabv2_resnet101"),
         ("jfzhang_deeplabv3plus_xception", "deeplabv3plus_xception65"),
+        ("tv_deeplabv3_mobilenet_v3_large_aux1", "deeplabv3_mobilenetv3_large"),
+        ("hf_mobilenetv2_deeplabv3", "deeplabv3plus_mobilenetv2"),
     ],
 )
 def test_backbones_start_from_published_networks(tmp_path: Path, name: str, model: str) -> None:
@@ -137,6 +163,33 @@ def test_backbones_start_from_published_networks(tmp_path: Path, name: str, mode
     weights = [p for k, p in network.backbone.named_parameters()]
     assert not any(p.any() for p in weights)
     assert all(torch.equal(t, head[k]) for k, t in network.classifier.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("family", "prefix", "model"),
+    [
+        (families.torchvision_mobilenetv3, "features.", "deeplabv3_mobilenetv3_large"),
+        (families.vainf_xception, "", "deeplabv3plus_xception"),
+    ],
+    ids=["torchvision's MobileNetV3", "Cadene's Xception"],
+)
+def test_backbones_start_from_classifiers(tmp_path: Path, family, prefix: str, model: str) -> None:
+    weights = families.Weights()
+    family(weights, torch.randn(1, 3, 75, 75))
+    weights.bn("backbone.bn4", torch.zeros(1, 2048, 1, 1))  # of Cadene's, which VainF's lacks
+    state = {
+        prefix + key.removeprefix("backbone."): tensor
+        for key, tensor in weights.state.items()
+        if key.startswith("backbone.") and (".bn4." not in key or not prefix)
+    }
+    torch.save({**state, "fc.weight": torch.zeros(1000, 2048)}, tmp_path / "classifier.pth")
+    network = deeplab.build(model, num_classes=2)
+    deeplab.load_backbone(network, tmp_path / "classifier.pth")
+    loaded = network.backbone.state_dict()
+    # Under whatever names, every tensor has arrived.
+    assert sorted(t.sum().item() for t in loaded.values()) == pytest.approx(
+        sorted(t.sum().item() for t in state.values())
+    )
 
 
 def tiny() -> deeplab.DeepLab:
@@ -306,13 +359,88 @@ def test_a_backbone_of_another_kind_is_refused(tmp_path: Path, vainf: dict[str, 
 def test_the_renaming_language() -> None:
     renaming = Renaming(
         [
-            ("a<n>.[x|y].b<i>", "[u|v].<n-1>.<i>"),
+            ("a<n>.[x|y].b<i>", "[u|v].<n-1>.<i+1>"),
             ("a1.[x|y]", "s.[u|v]"),
             ("p.[0|1].[2|3]", "q.[a|b].[c|d]"),
         ]
     )
-    assert renaming("a12.y.b3.weight") == "v.11.3.weight"
+    assert renaming("a12.y.b3.weight") == "v.11.4.weight"
     assert renaming("a1.x.running_mean") == "s.u.running_mean"
     assert renaming("p.1.2.bias") == "q.b.c.bias"
     assert renaming("p.1.2.other") is None
     assert renaming("aXy.b.weight") is None
+
+
+def transformers_network(**options: object) -> torch.nn.Module:
+    """MobileNetV2 with random weights and running statistics, in evaluation mode."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    config = transformers.MobileNetV2Config(num_labels=5, **options)
+    network = transformers.MobileNetV2ForSemanticSegmentation(config).eval()
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            if name.endswith(("running_mean", "normalization.bias")):
+                tensor.normal_(std=0.1)
+            elif name.endswith("running_var"):
+                tensor.uniform_(0.5, 1.5)
+            elif name.endswith("convolution.weight"):
+                tensor.normal_(std=(2 / tensor[0].numel()) ** 0.5)
+    return network
+
+
+@pytest.mark.parametrize("size", [(36, 196), (33, 129), (1, 65)])
+def test_transformers_mobilenet_computes_the_same_logits(size: tuple[int, int]) -> None:
+    network = transformers_network(output_stride=8).double()
+    state, config = deeplab.convert(network.state_dict())
+    model = deeplab.DeepLab(config).double().eval()
+    model.load_state_dict(state)
+    images = torch.randn(2, 3, *size, dtype=torch.float64)
+    with torch.no_grad():
+        expected = network(pixel_values=images).logits
+        scores = model.scores(images)
+    spread = expected.std().item()
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-9 * spread)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"output_stride": 16, "layer_norm_eps": 1e-2}, {"tf_padding": False}],
+    ids=["stride and eps", "defaults and padding"],
+)
+def test_a_config_json_beside_the_file_is_followed(
+    tmp_path: Path, options: dict[str, object]
+) -> None:
+    network = transformers_network(**options)
+    network.save_pretrained(tmp_path)
+    model = deeplab.load(tmp_path / "model.safetensors")
+    assert model.output_stride == options.get("output_stride", 32)
+    images = torch.randn(1, 3, 64, 98)
+    with torch.no_grad():
+        expected = network(pixel_values=images).logits
+        scores = model.scores(images)
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4 * expected.std().item())
+    assert deeplab.load(tmp_path / "model.safetensors", output_stride=8).output_stride == 8
+
+
+@pytest.mark.parametrize("text", ['{"hidden_act": "gelu"}', "{", "[1]"])
+def test_a_config_json_that_does_not_fit_is_refused(tmp_path: Path, text: str) -> None:
+    weights = families.Weights()
+    families.hugging_face_mobilenet(weights, torch.randn(1, 3, 8, 8))
+    save_file(weights.state, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(deeplab.CheckpointError, match=r"config\.json is no configuration of Hug"):
+        deeplab.load(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize(("stride", "smallest"), [(8, 103), (16, 71), (32, 7)])
+def test_vainfs_xception_names_the_smallest_image_it_takes(stride: int, smallest: int) -> None:
+    with torch.device("meta"):
+        model = deeplab.build(
+            "deeplabv3plus_xception", variant="vainf", output_stride=stride
+        ).eval()
+    assert model.backbone.smallest == smallest
+    assert model(torch.empty(1, 3, smallest, smallest, device="meta")).shape[2:] == (smallest,) * 2
+    # One pixel less and nothing is left of the map.
+    with pytest.raises(RuntimeError):
+        model.backbone(torch.empty(1, 3, smallest - 1, 200, device="meta"))
+    with pytest.raises(ValueError, match=f"{smallest}×{smallest} pixels or more"):
+        model(torch.empty(1, 3, smallest - 1, 200, device="meta"))

@@ -163,6 +163,91 @@ def test_voc_reads_both_kinds_of_lists(tmp_path: Path) -> None:
     assert with_list.classes[20] == "tvmonitor"
 
 
+def _sbd_label(path: Path, classes: object) -> None:
+    """As SBD stores it: a structure GTcls with the classes and, per class, sparse outlines."""
+    io = pytest.importorskip("scipy.io", reason="scipy is not installed")
+    sparse = pytest.importorskip("scipy.sparse")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.array(classes, dtype=np.uint8)
+    outlines = np.empty((20, 1), dtype=object)
+    for i in range(20):
+        outlines[i, 0] = sparse.csc_matrix(pixels == i + 1)
+    truth = {"Boundaries": outlines, "Segmentation": pixels, "CategoriesPresent": [[1]]}
+    io.savemat(path, {"GTcls": truth}, do_compression=True)
+
+
+@pytest.fixture
+def sbd(tmp_path: Path) -> Path:
+    """Of SBD's pictures a ... d, VOC has a in its val and b in its train."""
+    base = tmp_path / "benchmark_RELEASE" / "dataset"
+    for name, label in zip("abcd", ([[1, 2]], [[3, 4]], [[5, 20]], [[0, 7]]), strict=True):
+        _picture(base / "img" / f"{name}.jpg", 1, 2)
+        _sbd_label(base / "cls" / f"{name}.mat", label)
+    (base / "train.txt").write_text("a\nc\n")
+    (base / "val.txt").write_text("b\nd\n")
+    return tmp_path
+
+
+def test_sbd_is_read_as_it_is_distributed(sbd: Path) -> None:
+    dataset = open_dataset("sbd", sbd, "train")
+    assert [sample.name for sample in dataset] == ["a", "c"]
+    assert dataset[1].label.tolist() == [[5, 20]]
+    assert dataset[1].image.shape == (3, 1, 2)
+    assert dataset.classes == tuple(VOC)
+    inside = open_dataset("sbd", sbd / "benchmark_RELEASE" / "dataset", "val")
+    assert [sample.name for sample in inside] == ["b", "d"]
+    assert check_labels(inside).problems == []
+    with pytest.raises(ValueError, match="sbd has no split 'train_noval'"):
+        open_dataset("sbd", sbd, "train_noval")
+
+
+@pytest.mark.parametrize("place", ["", "SBD"])
+def test_trainaug_is_vocs_train_and_sbd_without_vocs_val(sbd: Path, place: str) -> None:
+    base = sbd / "VOCdevkit" / "VOC2012"
+    if place:
+        (sbd / "benchmark_RELEASE").rename(sbd / "moved")
+        (sbd / place).mkdir()
+        (sbd / "moved" / "dataset").rename(sbd / place / "dataset")
+    lists = base / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    for name in "abe":
+        _picture(base / "JPEGImages" / f"{name}.jpg", 1, 2)
+        _png(base / "SegmentationClass" / f"{name}.png", [[255, 9]])
+    (lists / "val.txt").write_text("a\n")
+    (lists / "train.txt").write_text("b\ne\n")
+    train = open_dataset("voc2012", sbd, "trainaug")
+    assert {name: label.tolist() for _, label, name in train} == {
+        "b": [[255, 9]], "c": [[5, 20]], "d": [[0, 7]], "e": [[255, 9]],
+    }  # fmt: skip
+    everything = open_dataset("voc2012", sbd, "trainvalaug")
+    assert [sample.name for sample in everything] == ["a", "b", "c", "d", "e"]
+    # Ready-made labels go before.
+    _png(base / "SegmentationClassAug" / "c.png", [[8, 8]])
+    ready = open_dataset("voc2012", sbd, "trainaug")
+    assert [pair.label for pair in ready.pairs] == [base / "SegmentationClassAug" / "c.png"]
+
+
+def test_what_is_no_label_of_sbd_is_said(sbd: Path) -> None:
+    io = pytest.importorskip("scipy.io", reason="scipy is not installed")
+    labels = sbd / "benchmark_RELEASE" / "dataset" / "cls"
+    (labels / "a.mat").write_bytes(b"")
+    io.savemat(labels / "c.mat", {"GTinst": {"Segmentation": np.zeros((1, 2), np.uint8)}})
+    io.savemat(labels / "b.mat", {"GTcls": {"Segmentation": np.zeros((1, 2))}})
+    _sbd_label(labels / "d.mat", [[0, 21]])
+    problems = [
+        problem
+        for split in ("train", "val")
+        for problem in check_labels(open_dataset("sbd", sbd, split)).problems
+    ]
+    assert "a.mat holds no GTcls.Segmentation" in problems[0]
+    assert "c.mat holds no GTcls.Segmentation: 'GTcls'" in problems[1]
+    assert "b.mat: expected GTcls.Segmentation to be numbers [H, W], found float64" in problems[2]
+    assert "d.mat: found the values 21, expected 0…20, 255" in problems[3]
+    (labels / "a.mat").unlink()
+    (missing,) = check_labels(open_dataset("sbd", sbd, "train")).problems[:1]
+    assert "a.mat" in missing
+
+
 def test_the_voc_palette_is_the_devkits() -> None:
     palette = voc_palette(256)
     assert palette[:4] == [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)]
@@ -227,5 +312,5 @@ def test_the_real_voc_keeps_its_void_and_palette() -> None:
 
 def test_every_data_set_has_a_colour_for_each_class() -> None:
     assert sorted(DATASETS) == [
-        "camvid", "cityscapes", "cocostuff", "cocostuff182", "folder", "voc2012",
+        "camvid", "cityscapes", "cocostuff", "cocostuff182", "folder", "sbd", "voc2012",
     ]  # fmt: skip

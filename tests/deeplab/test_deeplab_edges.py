@@ -114,6 +114,9 @@ def test_bfloat16_networks_give_bfloat16_scores() -> None:
 
 CASES = [
     pytest.param("deeplabv3plus_mobilenetv2", {}, id="v3plus"),
+    pytest.param("deeplabv3_mobilenetv2_no_aspp", {"variant": "tensorflow"}, id="TensorFlow's"),
+    pytest.param("deeplabv3_mobilenetv3_large", {}, id="MobileNetV3"),
+    pytest.param("deeplabv3plus_xception", {}, id="Xception", marks=pytest.mark.slow),
     pytest.param("deeplabv1_vgg16", {"fov_hidden": 16}, id="v1"),
     pytest.param("deeplabv2_resnet101", {"backbone": "resnet50"}, id="v2", marks=pytest.mark.slow),
     pytest.param(
