@@ -105,8 +105,8 @@ void list_tile_rows(const Context& context, const LatticeShape& shape,
   scan(context, l.listed, l.runs, l.list_first);
   for_blocks(context, open_lists, l.runs, l);
   for_items(context, fill_lists, shape.tile_row_capacity, l);
-  for_items(context, sort_short_lists, shape.capacity * kWarp, l);
-  for_blocks(context, sort_long_lists, l.tiles, l);
+  const int64_t warps = shape.capacity * kWarp, blocks = l.tiles * kTile;
+  for_items(context, sort_lists, warps > blocks ? warps : blocks, l);
 }
 
 // `shape` is that of the two tensors; see plan_shape.

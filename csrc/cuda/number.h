@@ -118,7 +118,7 @@ void for_items(const Context& context, void (*kernel)(Parameters...), int64_t it
   launch(context.stream, kernel, grid_blocks(items, kTile, kTile), kTile, arguments...);
 }
 
-// The five launches that both ways share; `mark`, `count` and `open` are one's own.
+// The launches of both ways; `mark`, `count` and `open` are one's own.
 template <typename Numbering>
 void number_with(const Context& context, const VertexArguments& v, const Numbering& numbering,
                  void (*mark)(VertexArguments, Numbering),
@@ -129,8 +129,8 @@ void number_with(const Context& context, const VertexArguments& v, const Numberi
   for_blocks(context, count, parts, v, numbering);
   launch(context.stream, bound_images, 1, kScanThreads, v);
   for_blocks(context, open, parts, v, numbering);
-  for_blocks(context, link_points<Numbering>, tiles, v, numbering);
-  for_items(context, link_neighbours<Numbering>, v.capacity * v.vertices_per_point, v, numbering);
+  const int64_t joins = v.capacity * v.vertices_per_point, points = tiles * kTile;
+  for_items(context, link<Numbering>, joins > points ? joins : points, v, numbering);
 }
 
 template <typename T>

@@ -77,7 +77,7 @@ static __global__ void __launch_bounds__(kTile) fill_lists(ListArguments a) {
 }
 
 // A warp owns a vertex.
-static __global__ void __launch_bounds__(kTile) sort_short_lists(ListArguments a) {
+__device__ __forceinline__ void sort_short_lists(const ListArguments& a) {
   const int64_t vertices = a.image_first[a.batch];
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   for (int64_t v = thread_of_grid() / kWarp; v < vertices; v += threads_of_grid() / kWarp) {
@@ -93,12 +93,18 @@ static __global__ void __launch_bounds__(kTile) sort_short_lists(ListArguments a
 }
 
 // A block owns a vertex.
-static __global__ void __launch_bounds__(kTile) sort_long_lists(ListArguments a) {
+__device__ __forceinline__ void sort_long_lists(const ListArguments& a) {
   const int lists = *a.long_lists;
   for (int i = static_cast<int>(blockIdx.x); i < lists; i += static_cast<int>(gridDim.x)) {
     const int32_t v = a.long_list[i], first = a.vertex_first[v];
     sort_block(a.tile_row + first, a.vertex_first[v + 1] - first);
   }
+}
+
+// Every list is either short or long.
+static __global__ void __launch_bounds__(kTile) sort_lists(ListArguments a) {
+  sort_long_lists(a);
+  sort_short_lists(a);
 }
 
 }  // namespace densecrf::cuda

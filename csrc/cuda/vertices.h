@@ -69,7 +69,7 @@ static __global__ void __launch_bounds__(kScanThreads) bound_images(VertexArgume
 
 // Replaces tile rows by vertices, and counts the tile rows of each vertex. A block owns a tile.
 template <typename Numbering>
-__global__ void __launch_bounds__(kTile) link_points(VertexArguments a, Numbering numbering) {
+__device__ __forceinline__ void link_points(const VertexArguments& a, const Numbering& numbering) {
   const int n = a.vertices_per_point * kTile;
   const bool failed = *a.failure != kSound;
   for (int64_t tile = blockIdx.x; tile < a.batch * a.tiles; tile += gridDim.x) {
@@ -91,7 +91,8 @@ __global__ void __launch_bounds__(kTile) link_points(VertexArguments a, Numberin
 
 // Joins each vertex with the next along every axis. A thread takes one of them at a time.
 template <typename Numbering>
-__global__ void __launch_bounds__(kTile) link_neighbours(VertexArguments a, Numbering numbering) {
+__device__ __forceinline__ void link_neighbours(const VertexArguments& a,
+                                                const Numbering& numbering) {
   const int64_t vertices = a.image_first[a.batch];
   for (int64_t i = thread_of_grid(); i < vertices * a.vertices_per_point; i += threads_of_grid()) {
     const int64_t axis = i / vertices, vertex = i - axis * vertices;
@@ -100,6 +101,13 @@ __global__ void __launch_bounds__(kTile) link_neighbours(VertexArguments a, Numb
     along[a.capacity + vertex] = next;
     if (next >= 0) along[next] = static_cast<int32_t>(vertex);
   }
+}
+
+// Neither of the two needs what the other writes.
+template <typename Numbering>
+__global__ void __launch_bounds__(kTile) link(VertexArguments a, Numbering numbering) {
+  link_points(a, numbering);
+  link_neighbours(a, numbering);
 }
 
 }  // namespace densecrf::cuda

@@ -20,7 +20,7 @@ from torch import Tensor
 BILATERAL_VERTICES = 6  # of a point's simplex, in five dimensions
 # Sums of partial rows, a blur along every axis of the widest lattice, and one pass over the points.
 LAUNCHES_PER_ITERATION = 1 + BILATERAL_VERTICES + 1
-MOST_LAUNCHES_BESIDE = 60  # two lattices' build and folding, the first pass, the weights
+MOST_LAUNCHES_BESIDE = 54  # two lattices' build and folding, the first pass, the weights
 MOST_MEMSETS = 12
 
 
