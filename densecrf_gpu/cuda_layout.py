@@ -44,7 +44,7 @@ def lattice_shapes(
     )  # fmt: skip
     vertices_bytes = _bytes(
         (1, 4), (batch, 4), (batch + 1, 4), (capacity + 1, 4), (2 * per_point * capacity, 4),
-        (capacity, scalar_size),
+        (capacity, scalar_size), (2 * per_point, 4), (per_point * (capacity // 2), 4),
     )  # fmt: skip
     return (
         (batch, *grid, _divide_up(points_bytes, batch * points)),

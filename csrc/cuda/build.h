@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "chains.h"
 #include "embed.h"
 #include "number.h"
 #include "ones.h"
@@ -109,6 +110,17 @@ void list_tile_rows(const Context& context, const LatticeShape& shape,
   for_items(context, sort_lists, warps > blocks ? warps : blocks, l);
 }
 
+// Of vertices that know their neighbours.
+template <typename T>
+void find_chains(const Context& context, const LatticeView<T>& lattice) {
+  const int axes = lattice.vertices_per_point;
+  set_bytes(context.stream, writable(lattice.chain_count), 0, sizeof(int32_t) * 2 * axes);
+  for_items(context, list_chains, lattice.capacity * axes,
+            ChainArguments{lattice.batch, axes, lattice.capacity, lattice.image_first,
+                           lattice.neighbour, writable(lattice.chain_count),
+                           writable(lattice.longest_chain), writable(lattice.chain_head)});
+}
+
 // `shape` is that of the two tensors; see plan_shape.
 template <typename T>
 void build_lattice_of(const Context& context, const BuildArguments& a, const LatticeShape& shape,
@@ -147,6 +159,7 @@ void build_lattice_of(const Context& context, const BuildArguments& a, const Lat
   v.neighbour = writable(lattice.neighbour);
   v.failure = writable(lattice.failure);
   number_vertices(context, shape, code, plan, v);
+  find_chains(context, lattice);
   list_tile_rows(context, shape, lattice, v);
   filter_ones<T>(context, lattice, writable(lattice.ones));
 }
@@ -177,6 +190,11 @@ void copy_lattice_of(const Context& context, const LatticeShape& from_shape,
   for (int plane = 0; plane < 2 * to.vertices_per_point; ++plane) {
     copy(from.neighbour + plane * from.capacity, to.neighbour + plane * to.capacity, to.capacity);
   }
+  for (int axis = 0; axis < to.vertices_per_point; ++axis) {
+    copy(from.heads_along(axis), to.heads_along(axis), to.capacity / 2);
+  }
+  copy(from.chain_count, to.chain_count, to.vertices_per_point);
+  copy(from.longest_chain, to.longest_chain, to.vertices_per_point);
   copy(from.ones, to.ones, to.capacity);
 }
 

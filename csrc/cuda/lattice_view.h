@@ -33,6 +33,12 @@ enum Failure : int32_t {
   kTooManyVertices = 2,  // an image has more than the bound that was asked for
 };
 
+// The longest chain of neighbours that is blurred in place. Its vertices are dependent loads one
+// after another, in the build, which measures it, as in the blur. Photographs have chains of at
+// most 9 ... 28 vertices at the published bandwidths of colour; positions alone have chains as long
+// as the picture.
+constexpr int kLongestChain = 32;
+
 template <typename T>
 struct LatticeView {
   int64_t batch;               // images B the lattice was built for
@@ -55,6 +61,18 @@ struct LatticeView {
   const int32_t* vertex_first;  // [capacity + 1] its first place in `tile_row`
   const int32_t* neighbour;     // [V, 2, capacity] previous and next along each axis; -1: none
   const T* ones;                // [capacity] blurred splat of ones
+  // By axis, the chains that neighbours form: of two vertices or more, so at most capacity / 2.
+  const int32_t* chain_count;    // [V]
+  const int32_t* longest_chain;  // [V] vertices of the longest, counted up to kLongestChain + 1
+  const int32_t* chain_head;     // [V, capacity / 2] first vertices, in no particular order
+
+  HOST_DEVICE const int32_t* previous_along(int axis) const {
+    return neighbour + 2 * axis * capacity;
+  }
+  HOST_DEVICE const int32_t* next_along(int axis) const { return previous_along(axis) + capacity; }
+  HOST_DEVICE const int32_t* heads_along(int axis) const {
+    return chain_head + axis * (capacity / 2);
+  }
 
   // One past the last entry of tile row t, which belongs to tile number `tile` of the batch.
   HOST_DEVICE int entries_end(int64_t tile, int64_t t) const {
@@ -76,7 +94,8 @@ struct LatticeShape {
 // Byte offsets of the parts in the two tensors.
 struct LatticeOffsets {
   int64_t row, weight, entry, tile_first, entry_first, tile_row, points_bytes;
-  int64_t failure, image_count, image_first, vertex_first, neighbour, ones, vertices_bytes;
+  int64_t failure, image_count, image_first, vertex_first, neighbour, ones, chain_count,
+      longest_chain, chain_head, vertices_bytes;
 };
 
 // Puts parts one after another, each where 16-byte loads may start.
@@ -109,6 +128,9 @@ inline LatticeOffsets lattice_offsets(const LatticeShape& shape) {
   at.vertex_first = vertices.add(shape.capacity + 1, 4);
   at.neighbour = vertices.add(2 * shape.vertices_per_point * shape.capacity, 4);
   at.ones = vertices.add(shape.capacity, shape.scalar_size);
+  at.chain_count = vertices.add(2 * shape.vertices_per_point, 4);
+  at.longest_chain = at.chain_count + 4 * int64_t{shape.vertices_per_point};
+  at.chain_head = vertices.add(shape.vertices_per_point * (shape.capacity / 2), 4);
   at.vertices_bytes = vertices.bytes;
   return at;
 }
@@ -151,7 +173,7 @@ inline void set_capacities(LatticeShape& shape, int64_t points_bytes, int64_t ve
   };
   shape.tile_row_capacity = fit(points_bytes - empty.points_bytes, 6);
   shape.capacity = fit(vertices_bytes - empty.vertices_bytes,
-                       4 + 8 * int64_t{shape.vertices_per_point} + shape.scalar_size);
+                       4 + 10 * int64_t{shape.vertices_per_point} + shape.scalar_size);
 }
 
 // The last extents of the two tensors.
@@ -188,6 +210,9 @@ LatticeView<T> lattice_view(const LatticeShape& shape, const void* points, const
   in(vertices, at.vertex_first, view.vertex_first);
   in(vertices, at.neighbour, view.neighbour);
   in(vertices, at.ones, view.ones);
+  in(vertices, at.chain_count, view.chain_count);
+  in(vertices, at.longest_chain, view.longest_chain);
+  in(vertices, at.chain_head, view.chain_head);
   return view;
 }
 

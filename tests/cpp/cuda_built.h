@@ -79,6 +79,9 @@ void fails_as(const cuda::BuildArguments& arguments, cuda::Failure failure, int6
       require(view.row[i] == 0, "row ", i, " is ", view.row[i]);
     }
     require(view.vertex_first[0] == 0, "vertex_first is ", view.vertex_first[0]);
+    for (int axis = 0; axis < view.vertices_per_point; ++axis) {
+      require(view.chain_count[axis] == 0, "chains are left");
+    }
     std::vector<int64_t> sizes(view.batch, 7);
     Memory scratch;
     cuda::count_vertices(built.shape, built.vertices.data(), sizes.data(), scratch.context());

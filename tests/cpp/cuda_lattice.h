@@ -2,6 +2,7 @@
 // std::map by image and coordinates. Slow and short; what the device builds must equal it.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <map>
 #include <vector>
@@ -193,6 +194,22 @@ class CudaLattice {
       part(to.image_first)[image + 1] = static_cast<int32_t>(v + 1);
     }
     part(to.vertex_first)[vertices_.size()] = place;
+    write_chains();
+  }
+
+  void write_chains() {
+    const cuda::LatticeView<T> to = view();
+    for (int a = 0; a < vertices_per_point(); ++a) {
+      int32_t* count = part(to.chain_count) + a;
+      int32_t* longest = part(to.longest_chain) + a;
+      for (size_t v = 0; v < vertices_.size(); ++v) {
+        if (to.previous_along(a)[v] >= 0 || to.next_along(a)[v] < 0) continue;
+        part(to.heads_along(a))[(*count)++] = static_cast<int32_t>(v);
+        int32_t length = 0;
+        for (auto at = static_cast<int32_t>(v); at >= 0; at = to.next_along(a)[at]) ++length;
+        *longest = std::max(*longest, std::min(length, cuda::kLongestChain + 1));
+      }
+    }
   }
 
   void write_ones() {
