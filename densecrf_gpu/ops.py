@@ -60,8 +60,9 @@ def build_lattice(
         grid: the raster of the points, ``[H, W]`` or ``[D, H, W]``; empty for loose points. On
             CUDA all lattices of one mean field must have the same; the CPU ignores it.
         max_vertices: the most vertices that one of the lattices may have, which bounds the memory
-            on CUDA; None for as many as there could be, ``EXACT`` for as many as there are. The
-            CPU always takes what is needed.
+            on CUDA (18 + 10 d bytes a vertex in float32, 22 + 10 d in float64); None for as many
+            as there could be, (d + 1) N, ``EXACT`` for as many as there are. The CPU always takes
+            what is needed.
     """
     return LatticeData(*torch.ops.densecrf_gpu.build_lattice.default(features, grid, max_vertices))
 

@@ -110,15 +110,11 @@ void list_tile_rows(const Context& context, const LatticeShape& shape,
   for_items(context, sort_lists, warps > blocks ? warps : blocks, l);
 }
 
-// Of vertices that know their neighbours.
-template <typename T>
-void find_chains(const Context& context, const LatticeView<T>& lattice) {
-  const int axes = lattice.vertices_per_point;
-  set_bytes(context.stream, writable(lattice.chain_count), 0, sizeof(int32_t) * 2 * axes);
-  for_items(context, list_chains, lattice.capacity * axes,
-            ChainArguments{lattice.batch, axes, lattice.capacity, lattice.image_first,
-                           lattice.neighbour, writable(lattice.chain_count),
-                           writable(lattice.longest_chain), writable(lattice.chain_head)});
+// The chains of vertices that know their neighbours.
+inline void find_chains(const Context& context, const ChainArguments& a) {
+  const size_t counts = 2 * static_cast<size_t>(a.vertices_per_point);  // and lengths behind them
+  set_bytes(context.stream, a.chain_count, 0, counts * sizeof(int32_t));
+  for_items(context, list_chains, a.capacity * a.vertices_per_point, a);
 }
 
 // `shape` is that of the two tensors; see plan_shape.
@@ -159,7 +155,9 @@ void build_lattice_of(const Context& context, const BuildArguments& a, const Lat
   v.neighbour = writable(lattice.neighbour);
   v.failure = writable(lattice.failure);
   number_vertices(context, shape, code, plan, v);
-  find_chains(context, lattice);
+  find_chains(context, {shape.batch, shape.vertices_per_point, shape.capacity, lattice.image_first,
+                        lattice.neighbour, writable(lattice.chain_count),
+                        writable(lattice.longest_chain), writable(lattice.chain_head)});
   list_tile_rows(context, shape, lattice, v);
   filter_ones<T>(context, lattice, writable(lattice.ones));
 }

@@ -8,10 +8,15 @@
 
 namespace densecrf::cuda {
 
+// How a blur goes along an axis: by what it costs, or one way for tests, chains longer than
+// kLongestChain excepted. Results have the same bits.
+enum class BlurWay : int { kAutomatic, kTwoBuffers, kInPlace };
+
 struct Context {
   Stream stream;
   void* (*allocate)(void* self, size_t bytes);  // at addresses that are multiples of 16, or throws
   void* self;
+  BlurWay blur = BlurWay::kAutomatic;
 
   // Not initialised. A kernel may be given its address even where `count` is 0.
   template <typename T>

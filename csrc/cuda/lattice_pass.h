@@ -33,6 +33,7 @@ class LatticePass {
   void add(const Lattice& given, Normalization normalization, T unit, const T* attraction) {
     PassLattice<T>& pass = list_.lattice[list_.count++];
     pass.lattice = lattice_view<T>(given.shape, given.points, given.vertices);
+    pass.way = context_.blur;
     pass.copies = pass.lattice.batch == list_.images ? 1 : list_.images;
     const int64_t lanes = pass.lattice.batch * list_.tiles.tiles * kTile;
     const auto mode = list_.adjoint ? transposed(normalization) : normalization;

@@ -34,8 +34,8 @@ enum Failure : int32_t {
 };
 
 // The longest chain of neighbours that is blurred in place. Its vertices are dependent loads one
-// after another, in the build, which measures it, as in the blur. Photographs have chains of at
-// most 9 ... 28 vertices at the published bandwidths of colour; positions alone have chains as long
+// after another, in the build, which measures it, as in the blur. A photograph's longest chains
+// have 5 ... 28 vertices at the published bandwidths of colour; positions alone have chains as long
 // as the picture.
 constexpr int kLongestChain = 32;
 

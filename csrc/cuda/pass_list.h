@@ -1,6 +1,7 @@
 // The lattices that one launch works on, and the rows that go through them.
 #pragma once
 
+#include "context.h"
 #include "lattice_view.h"
 #include "rows.h"
 
@@ -11,8 +12,9 @@ namespace densecrf::cuda {
 // depend on which block came first.
 //
 // Rows lie in two buffers and go to and fro: partial rows in one, their sums in the other, after
-// every blurred axis in the one that they were not in. Values may go through a lattice in rounds,
-// numbered 0, 1, 0, 1 and so on: a round begins where the blurred rows of the one before are not.
+// every axis that is not blurred in place in the one that they were not in. Values may go through a
+// lattice in rounds, numbered 0, 1, 0, 1 and so on: a round begins where the blurred rows of the
+// one before are not.
 template <typename T>
 struct PassLattice {
   LatticeView<T> lattice;
@@ -20,15 +22,17 @@ struct PassLattice {
   const T* weight;  // [batch, tiles, V, 256] barycentric weight times what splat multiplies by
   const T* scale;   // [batch, tiles, 256] what a sliced value is multiplied by besides
   T* buffer[2];     // room for [copies, tile_row_capacity or capacity, chunks] each
+  BlurWay way;      // along its axes
 
   // Partial rows of a round [copies, tile_row_capacity, chunks].
   __device__ __forceinline__ T* partial(int round) const {
     return buffer[round * lattice.vertices_per_point % 2];
   }
-  // Rows of a round after so many steps of the blur [copies, capacity, chunks].
-  __device__ __forceinline__ T* rows(int round, int steps) const {
-    return buffer[(round * lattice.vertices_per_point + steps + 1) % 2];
+  // Sums of a round after so many moves to the other buffer [copies, capacity, chunks].
+  __device__ __forceinline__ T* rows(int round, int moves) const {
+    return buffer[(round * lattice.vertices_per_point + moves + 1) % 2];
   }
+  // The blur moves rows as often as there are axes, or less by an even number.
   __device__ __forceinline__ T* blurred(int round) const {
     return rows(round, lattice.vertices_per_point);
   }

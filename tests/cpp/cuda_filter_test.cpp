@@ -75,7 +75,7 @@ void hard_inputs() {
   both(picture<T>({5, 9, 11}, 4, 3.0, 3), "a volume");
   both(picture<T>({700}, 3, 40.0, 3), "loose points");
   both(constant<T>({40, 40}, 5), "a constant image");
-  both(picture<T>({1, 600}, 1, 0.5, 3), "chains as long as the image");
+  both(picture<T>({1, 600}, 1, 1.0, 3), "chains as long as the image");
   both(far_flung<T>({18, 18}, 5), "noise");
   both(picture<T>({9, 10}, 12, 3.0, 3), "12 dimensions");
   both(picture<T>({20, 20}, 5, 4.0, 3, 3), "a batch of unequal images");
