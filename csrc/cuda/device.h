@@ -96,9 +96,13 @@ void launch(Stream, void (*kernel)(Parameters...), int64_t blocks, int threads,
       [](void* context) { (*static_cast<decltype(body)*>(context))(); }, &body);
 }
 
-inline void set_bytes(Stream, void* at, int value, size_t bytes) { std::memset(at, value, bytes); }
+inline void set_bytes(Stream, void* at, int value, size_t bytes) {
+  emulator::count_memset();
+  std::memset(at, value, bytes);
+}
 
 inline void copy_bytes(Stream, void* to, const void* from, size_t bytes) {
+  emulator::count_copy(bytes);
   std::memcpy(to, from, bytes);
 }
 

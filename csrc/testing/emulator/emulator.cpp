@@ -247,6 +247,13 @@ Statistics statistics() { return emulator().statistics; }
 
 void reset_statistics() { emulator().statistics = {}; }
 
+void count_memset() { ++emulator().statistics.memsets; }
+
+void count_copy(size_t bytes) {
+  ++emulator().statistics.copies;
+  emulator().statistics.copied_bytes += static_cast<int64_t>(bytes);
+}
+
 void run_grid(unsigned blocks, unsigned threads, void (*body)(void*), void* context) {
   Emulator& e = emulator();
   if (threads == 0 || threads > kMaxThreads || blocks == 0) {

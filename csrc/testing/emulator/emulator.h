@@ -50,8 +50,11 @@ void set_faults(const Faults& faults);
 struct Statistics {
   int64_t launches;
   int64_t barriers;  // the most __syncthreads of any thread since the last reset
+  int64_t memsets, copies, copied_bytes;
 };
 Statistics statistics();
+void count_memset();
+void count_copy(size_t bytes);
 void reset_statistics();
 
 // body(context) once for every thread of the grid. Throws std::runtime_error when a barrier is not
