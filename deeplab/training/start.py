@@ -55,7 +55,7 @@ def train(
         OSError: the end of the run could not be saved.
     """
     folder = Path(folder).expanduser()
-    with processes(device) as group, Interrupt() as interrupt:
+    with processes(device) as group:
         _check_folder(folder, resume)
         if group.world > 1:
             dist.barrier()  # no process may write before all have looked
@@ -71,7 +71,8 @@ def train(
             trainer.restore(state)
         elif group.first:
             (folder / SETTINGS).write_text(settings.to_json() + "\n")
-        return trainer.run(interrupt)
+        with Interrupt() as interrupt:  # until here there is nothing to save
+            return trainer.run(interrupt)
 
 
 def _set_deterministic(wanted: bool) -> None:

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deeplab.aspp import ASPP, FovBranch, SummedASPP
-from deeplab.backbones import Backbone, MobileNetV2, ResNet, Xception65, atrous_plan
+from deeplab.backbones import VGG16, Backbone, MobileNetV2, ResNet, Xception65, atrous_plan
 from deeplab.decoder import Decoder
-from deeplab.layers import AtrousSeparableConv, ConvBN, set_atrous
+from deeplab.layers import AtrousSeparableConv, CeilMaxPool2d, ConvBN, set_atrous
 
 
 def atrous(x: Tensor, weight: Tensor, rate: int) -> Tensor:
@@ -203,6 +203,49 @@ def test_stride_and_receptive_field_are_those_that_gradients_measure(
     width = 2 * field // 64 * 64 + 65
     image = torch.full((1, 3, 1, width), 1e-4, dtype=torch.float64)
     middle = width // stride // 2
+    first, last = seen_by(backbone, image, middle)
+    assert last - first + 1 == field
+    assert seen_by(backbone, image, middle + 1) == (first + stride, last + stride)
+
+
+def _field_and_stride(backbone: Backbone) -> tuple[int, int]:
+    """By the rule of windows behind each other, along the longest way; shortcuts are shorter."""
+    field, jump = 1, 1
+    for name, layer in backbone.named_modules():
+        if ".shortcut" in name:
+            continue
+        if isinstance(layer, nn.Conv2d):
+            kernel, rate, stride = layer.kernel_size[0], layer.dilation[0], layer.stride[0]
+        elif isinstance(layer, CeilMaxPool2d):
+            kernel, rate, stride = 3, 1, layer.stride
+        elif isinstance(layer, nn.MaxPool2d | nn.AvgPool2d):
+            kernel, rate, stride = 3, 1, int(layer.stride)
+        else:
+            continue
+        field += (kernel - 1) * rate * jump
+        jump *= stride
+    return field, jump
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+@pytest.mark.parametrize("name", ["vgg16", "msra", "torchvision"])
+def test_windows_of_pooling_networks_are_those_that_gradients_measure(
+    name: str, stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A maximum hands its gradient to one pixel alone: averages take its place."""
+
+    def average(
+        x: Tensor, kernel: int, stride: int, padding: int, *rest: int, **more: bool
+    ) -> Tensor:
+        return F.avg_pool2d(x, kernel, stride, padding)
+
+    monkeypatch.setattr(F, "max_pool2d", average)
+    backbone = averaging(VGG16(average_pool=True) if name == "vgg16" else BACKBONES[name]())
+    backbone.set_output_stride(stride)
+    field, jump = _field_and_stride(backbone)
+    assert jump == stride
+    image = torch.full((1, 3, 1, 2 * field // 64 * 64 + 65), 1e-4, dtype=torch.float64)
+    middle = image.shape[3] // stride // 2
     first, last = seen_by(backbone, image, middle)
     assert last - first + 1 == field
     assert seen_by(backbone, image, middle + 1) == (first + stride, last + stride)

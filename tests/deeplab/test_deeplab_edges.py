@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 import deeplab
 from deeplab.layers import BatchNorm2d, CeilMaxPool2d
@@ -136,7 +138,7 @@ def test_the_network_compiles_to_one_graph(name: str, options: dict[str, object]
     images = torch.randn(1, 3, 33, 49)
     with torch.no_grad():
         assert torch.equal(compiled(images), model(images))
-        model.set_output_stride(16)
+        model.set_output_stride(24 - model.output_stride)  # 8 and 16
         assert torch.equal(compiled(images), model(images))
 
 
@@ -170,25 +172,55 @@ def test_an_exported_network_takes_other_sizes(name: str, options: dict[str, obj
             torch.testing.assert_close(program(images), model(images), rtol=1e-4, atol=1e-5)
 
 
+FAMILIES = [
+    pytest.param("deeplabv1_vgg16", {"fov_hidden": 16}, id="v1"),
+    pytest.param("deeplabv2_vgg16_aspp_l", {"fov_hidden": 16}, id="v2, VGG-16"),
+    pytest.param("deeplabv2_resnet101", {"backbone": "resnet50"}, id="v2, three scales"),
+    pytest.param("deeplabv3_resnet50", {"aspp_channels": 16}, id="v3"),
+    pytest.param("deeplabv3_cascade_resnet50", {}, id="v3, cascade"),
+    pytest.param("deeplabv3plus_mobilenetv2", {}, id="v3+, MobileNetV2"),
+    pytest.param("deeplabv3plus_xception65", {"aspp_channels": 16}, id="v3+, Xception"),
+]
+
+
 @pytest.mark.slow
-def test_an_onnx_file_takes_other_sizes(tmp_path) -> None:
+@pytest.mark.parametrize(("name", "options"), FAMILIES)
+def test_an_onnx_file_takes_other_sizes(
+    name: str, options: dict[str, object], tmp_path: Path
+) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     pytest.importorskip("onnxscript", reason="torch exports to ONNX through onnxscript")
-    model = small()
-    sides = {2: torch.export.Dim("height", min=17), 3: torch.export.Dim("width", min=17)}
+    model = small(name, **options)
+    dims = {
+        0: torch.export.Dim("batch"),
+        2: torch.export.Dim("height", min=17),
+        3: torch.export.Dim("width", min=17),
+    }
     path = tmp_path / "model.onnx"
     program = torch.onnx.export(
-        model, (torch.randn(1, 3, 65, 97),), dynamo=True, dynamic_shapes={"images": sides},
+        model, (torch.randn(2, 3, 65, 97),), dynamo=True, dynamic_shapes={"images": dims},
         input_names=["images"], output_names=["scores"], verbose=False,
     )  # fmt: skip
     program.save(path)
     session = runtime.InferenceSession(str(path))
-    for size in ((65, 97), (50, 33)):
-        images = torch.randn(1, 3, *size)
+    for shape in ((2, 3, 65, 97), (1, 3, 50, 33), (3, 3, 18, 81)):
+        images = torch.randn(shape)
         (scores,) = session.run(None, {"images": images.numpy()})
         with torch.no_grad():
             expected = model(images)
-        torch.testing.assert_close(torch.from_numpy(scores), expected, rtol=1e-3, atol=1e-4)
+        limit = 1e-4 * max(1.0, expected.abs().max().item())
+        torch.testing.assert_close(torch.from_numpy(scores), expected, rtol=1e-3, atol=limit)
+
+
+def test_a_compiled_network_is_compiled_once_for_all_sizes() -> None:
+    torch.compiler.reset()
+    model, counter = small(), CompileCounter()
+    compiled = torch.compile(model, fullgraph=True, backend=counter)
+    with torch.no_grad():
+        for size in ((33, 49), (65, 33), (50, 81), (129, 18), (40, 40)):
+            images = torch.randn(1, 3, *size)
+            torch.testing.assert_close(compiled(images), model(images))
+    assert counter.frame_count <= 2  # for the first size, and then for any
 
 
 @pytest.mark.parametrize("scheme", ["imagenet", "caffe", "symmetric"])

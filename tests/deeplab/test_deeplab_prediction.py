@@ -11,13 +11,14 @@ import torch
 from deeplab_networks import Brightness, picture, tiny_network
 from device_copies import DEVICE, DeviceCopies, on_device
 from PIL import Image
+from test_no_reading import RefuseReading
 from torch import Tensor, nn
 
 import deeplab
 from deeplab.labelling import Labelling
 from deeplab.prediction import Job, Predictor, draw_overlay, plan, run
 from deeplab.segmenter import CRF, Segmenter
-from densecrf_gpu import CRFParams
+from densecrf_gpu import CRFParams, checks, inputs, kernels
 from densecrf_gpu.backends import CUDA_BUILT
 from densecrf_gpu.cli.errors import FileError
 
@@ -171,6 +172,25 @@ def test_the_crf_is_given_scores_and_picture_on_the_device() -> None:
     with DeviceCopies() as copies:
         predictor(picture(33, 47)[0])
     assert (copies.to_device, copies.to_host) == ([(3, 33, 47)], [(33, 47)])
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_nothing_between_picture_and_labels_is_read_by_the_host(
+    probabilities: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Network, scales, windows, CRF and drawing, told that values are not at hand, as on CUDA."""
+    for module in (checks, inputs, kernels):
+        monkeypatch.setattr(module, "values_at_hand", lambda tensor: False)
+    predictor = Predictor(
+        Segmenter(tiny_network(), scales=(0.5, 1.0), flip=True, window=(40, 30)),
+        Labelling.numbered(3),
+        crf=CRF(params=CRFParams.pydensecrf()),
+        overlay=True,
+        probabilities=probabilities,
+    )
+    with RefuseReading():
+        found = predictor(picture(50, 60)[0])
+    assert found.labels.shape == (50, 60)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -30,6 +30,7 @@ from deeplab.training import (
     SettingsError,
     TrainingDivergedError,
     load_settings,
+    start,
     state,
     train,
     trainer,
@@ -155,6 +156,63 @@ def test_a_run_goes_on_to_the_bit(
     for name in ("last.safetensors", "best.safetensors"):
         _assert_same(_weights(tmp_path / "whole", name), _weights(tmp_path / "parts", name))
     assert _history(tmp_path / "parts") == _history(tmp_path / "whole")
+
+
+def test_accumulated_batches_take_the_step_of_a_larger_one(config: Path, tmp_path: Path) -> None:
+    """Whole pictures, each with as many labelled pixels; without dropout, batch norm frozen."""
+    common = (
+        *("data.crop=[41, 57]", "data.scales=[1, 1]", "data.flip=false", "data.val="),
+        *("model.options={dropout=0}", "run.batch_norm=frozen", "run.iterations=2"),
+    )
+    _run(config, tmp_path / "none", *common, "optimizer.lr=0")
+    _run(config, tmp_path / "one", *common, "run.batch_size=4")
+    _run(config, tmp_path / "two", *common, "run.batch_size=2", "run.accumulate=2")
+    before, one, two = (_weights(tmp_path / name) for name in ("none", "one", "two"))
+    update = torch.cat([(one[key] - before[key]).flatten() for key in before])
+    error = torch.cat([(two[key] - one[key]).flatten() for key in before])
+    assert update.norm() > 0
+    assert error.norm() < 1e-3 * update.norm()
+    losses = [_history(tmp_path / name)[0]["loss"] for name in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_what_is_kept_is_the_moving_average(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("run.ema=0.75", "run.iterations=2", "data.val=")
+    with monkeypatch.context() as patch:
+        _interrupt_at(patch, 1, signal.SIGINT)
+        _run(config, tmp_path / "run", *options)
+    first = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["model"]
+    _run(config, tmp_path / "run", *options, resume=True)
+    second = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["model"]
+    kept = _weights(tmp_path / "run")
+    for key in ("classifier.weight", "backbone.stem.conv.weight", "decoder.reduce.bn.bias"):
+        assert not torch.equal(first[key], second[key])
+        torch.testing.assert_close(kept[key], 0.75 * first[key] + 0.25 * second[key])
+    # What batch normalisation counts is not averaged a second time.
+    key = "backbone.stem.bn.running_mean"
+    assert torch.equal(kept[key], second[key])
+
+
+def test_before_the_first_iteration_ctrl_c_ends_at_once(
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """There is nothing to save while labels are read."""
+
+    def check(*args: object) -> list[object]:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+        raise AssertionError("went on")
+
+    monkeypatch.setattr(start, "check_labels", check)
+    command = ["train", str(config), "-o", str(tmp_path / "run"), "--device", "cpu"]
+    assert main(command) == 130
+    assert capsys.readouterr().err == "deeplab train: interrupted\n"
+    assert not (tmp_path / "run" / "last.pt").exists()
 
 
 def test_sigterm_saves_like_ctrl_c(
