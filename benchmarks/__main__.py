@@ -1,4 +1,4 @@
-"""The command line: ``python -m benchmarks {crf,memory,gradients,agreement,training,readme}``."""
+"""The command line: ``python -m benchmarks --help`` lists its commands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import agreement, crf, footprint, gpu, gradients, machine, readme, report
+from . import agreement, crf, footprint, gpu, gradients, machine, networks, readme, report
 from .cases import PARAMS, ROOT, Params, Size, photographs
 
 SIZES = ("500x375x21", "2048x1024x19")
@@ -15,6 +15,7 @@ QUICK_SIZES = ("160x120x5",)
 CUDA_SIZES = (*SIZES, "320x240x2")
 MEMORY_SIZES = ("250x188x21", "500x375x2", "500x375x21", "500x375x64", "1000x750x21")
 GRADIENT_SIZES = ("500x375x21",)
+QUICK_NETWORKS = ("deeplabv3_mobilenetv2", "deeplabv3plus_mobilenetv2")
 COARSE_AND_FINE = ("80/13", "67/3")
 
 
@@ -81,9 +82,23 @@ def _parser() -> argparse.ArgumentParser:
     _common(emulated, SIZES[:1])
     emulated.add_argument("--pictures", nargs="+", metavar="NAME", help="default: all there are")
 
-    tables = commands.add_parser("readme", help="rewrite the measured tables of README.md")
+    networks_ = commands.add_parser("networks", help="size, cost and time of DeepLab's networks")
+    networks_.set_defaults(run=_networks)
+    networks_.add_argument("--names", nargs="+", metavar="NAME", help="default: all of the table")
+    networks_.add_argument("--side", type=_positive, help="pixels (default: 513, --quick 65)")
+    networks_.add_argument("--threads", type=_positive, default=1, help="default: 1")
+    networks_.add_argument("--repeats", type=_positive, help="default: 5, --quick 2")
+    networks_.add_argument("--quick", action="store_true", help="two networks, a small picture")
+    networks_.add_argument(
+        "--output", type=Path, metavar="DIR", help="for JSON (default: benchmarks/results)"
+    )
+
+    tables = commands.add_parser(
+        "readme", help="rewrite the measured tables of README.md and docs/deeplab.md"
+    )
     tables.set_defaults(run=_readme)
     tables.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    tables.add_argument("--deeplab", type=Path, default=ROOT / "docs" / "deeplab.md")
     tables.add_argument("--results", type=Path, default=report.RESULTS)
     return parser
 
@@ -211,9 +226,27 @@ def _agreement(arguments: argparse.Namespace) -> None:
     )
 
 
+def _networks(arguments: argparse.Namespace) -> None:
+    quick: bool = arguments.quick
+    side = arguments.side or (65 if quick else 513)
+    names = QUICK_NETWORKS if quick else tuple(networks.PAPERS)
+    networks.run(
+        arguments.names or names,
+        (side, side),
+        arguments.threads,
+        arguments.repeats or (2 if quick else 5),
+        _output(arguments),
+        quick,
+    )
+
+
 def _readme(arguments: argparse.Namespace) -> None:
-    changed = readme.update(arguments.readme, arguments.results)
-    print(f"{arguments.readme.name} {'rewritten' if changed else 'is up to date'}")
+    for page, section in (
+        (arguments.readme, readme.section),
+        (arguments.deeplab, networks.section),
+    ):
+        changed = readme.update(page, section(arguments.results))
+        print(f"{page.name} {'rewritten' if changed else 'is up to date'}")
 
 
 def _output(arguments: argparse.Namespace) -> Path | None:

@@ -1,4 +1,4 @@
-"""`python -m benchmarks readme`: the measured tables of README.md, from the newest results."""
+"""`python -m benchmarks readme`: the measured tables of the pages, from the newest results."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ BEGIN = "<!-- benchmark:begin -->"
 END = "<!-- benchmark:end -->"
 
 
-def update(readme: Path, results: Path) -> bool:
-    """Rewrite what stands between the markers; True where that changed the file.
+def update(page: Path, measured: str) -> bool:
+    """Put `measured` between the markers of a page; True where that changed the file.
 
     Raises:
         ValueError: the file does not hold the two markers, once each and in order.
-        FileNotFoundError: there are no full results.
     """
-    text = readme.read_text()
+    text = page.read_text()
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"{readme.name} must hold {BEGIN} and {END}, once each and in this order")
+        raise ValueError(f"{page.name} must hold {BEGIN} and {END}, once each and in this order")
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
-    updated = f"{before}{BEGIN}\n{section(results)}\n{END}{after}"
-    readme.write_text(updated)
+    updated = f"{before}{BEGIN}\n{measured}\n{END}{after}"
+    page.write_text(updated)
     return updated != text
 
 
 def section(results: Path) -> str:
-    """The text between the markers: the newest tables of speed, memory, and speed on a GPU."""
+    """README.md's tables: the newest of speed, memory, and speed on a GPU.
+
+    Raises:
+        FileNotFoundError: there are no full results.
+    """
     every = report.read_results(results, "crf")
     crf = [document for document in every if document["device"] == "cpu"]
     if not crf:

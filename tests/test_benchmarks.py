@@ -15,7 +15,7 @@ import torch
 pytest.importorskip("densecrf_gpu")
 pytest.importorskip("matplotlib")
 
-from benchmarks import gpu_report, readme
+from benchmarks import gpu_report, networks, readme
 from benchmarks.cases import PARAMS, Size, coarse_logits, photographs
 from benchmarks.timing import Contender, Lap, interleave, paired_ratio, summarise
 
@@ -186,6 +186,48 @@ def test_gradients_run(tmp_path: Path) -> None:
     assert case["memory"]["step"]["peak_bytes"] > 0
 
 
+def test_networks_are_counted_and_timed(tmp_path: Path) -> None:
+    result = run_benchmarks("networks", "--quick", "--output", str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    document = read_only_json(tmp_path)
+    assert document["size"] == {"width": 65, "height": 65, "classes": 21}
+    names = [case["network"] for case in document["cases"]]
+    assert names == ["deeplabv3_mobilenetv2", "deeplabv3plus_mobilenetv2"]
+    for case in document["cases"]:
+        assert case["network"] in result.stdout
+        assert case["parameters"] > 2e6
+        assert case["multiply_adds"] > 1e7
+        times = case["time"]
+        assert len(times["all_ms"]) == document["repeats"] == 2
+        assert 0 < times["min_ms"] <= times["median_ms"]
+
+
+def test_table_of_networks_has_our_times_and_the_papers_scores(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="benchmarks networks"):
+        networks.section(tmp_path)
+    crf, _ = full_results()
+    case = {
+        "parameters": 12_340_000,
+        "multiply_adds": 5_600_000_000,
+        "time": {"median_ms": 1234.0},
+        "other_load": 0.5,
+    }
+    document = {
+        **crf,
+        "benchmark": "networks",
+        "threads": [1],
+        "repeats": 5,
+        "size": {"width": 513, "height": 513, "classes": 21},
+        "cases": [{**case, "network": name} for name in networks.PAPERS],
+    }
+    document["machine"] = {**document["machine"], "isa": {"torch": "AVX2"}}
+    (tmp_path / "networks-cpu-2026-01-02.json").write_text(json.dumps(document))
+    section = networks.section(tmp_path)
+    row = "| `deeplabv2_resnet101` | 12.34 M | 5.6 G | 1.23 s | 76.35 | 77.69 |"
+    for part in (row, "1 thread of Some CPU", "medians of 5 calls", "0.5 cores"):
+        assert part in section
+
+
 def test_unknown_size_is_refused_with_an_example() -> None:
     result = run_benchmarks("crf", "--sizes", "500x375")
     assert result.returncode == 2
@@ -255,7 +297,7 @@ def test_readme_table_is_put_between_the_markers_and_only_there(tmp_path: Path) 
     (tmp_path / "memory-cpu-2026-01-02.json").write_text(json.dumps(footprint))
     page = tmp_path / "README.md"
     page.write_text(f"before\n{readme.BEGIN}\nstale\n{readme.END}\nafter\n")
-    assert readme.update(page, tmp_path)
+    assert readme.update(page, readme.section(tmp_path))
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
@@ -271,14 +313,14 @@ def test_readme_table_is_put_between_the_markers_and_only_there(tmp_path: Path) 
         "0.5 cores",
     ):
         assert part in text
-    assert not readme.update(page, tmp_path)
+    assert not readme.update(page, readme.section(tmp_path))
 
 
 def test_readme_without_markers_is_refused_and_unchanged(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text("no markers\n")
     with pytest.raises(ValueError, match="benchmark:begin"):
-        readme.update(page, tmp_path)
+        readme.update(page, "table")
     assert page.read_text() == "no markers\n"
 
 
