@@ -19,8 +19,19 @@ def small(name: str = "deeplabv3plus_mobilenetv2", **options: object) -> deeplab
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (33, 33)])
-def test_a_batch_of_one_trains_at_any_size(size: tuple[int, int]) -> None:
-    model = small().train()
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("deeplabv3plus_mobilenetv2", {}),
+        ("deeplabv3_mobilenetv2_no_aspp", {"variant": "tensorflow"}),
+        ("deeplabv3_mobilenetv3_large", {}),
+        pytest.param("deeplabv3plus_xception", {}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_batch_of_one_trains_at_any_size(
+    name: str, options: dict[str, object], size: tuple[int, int]
+) -> None:
+    model = small(name, **options).train()
     pool = model.aspp.image_pool.bn
     before = pool.running_mean.clone()
     model(torch.randn(1, 3, *size)).square().mean().backward()
