@@ -9,10 +9,10 @@ namespace densecrf::testing {
 
 namespace {
 
-// Plan, embedding, tile rows and their scan, what numbers the vertices and lists their tile rows,
+// Plan, embedding, tile rows and their scan, what numbers the vertices, lists chains and tile rows,
 // then the normalisation with a blur along every axis: of positions and of the bilateral lattice.
 constexpr int64_t kLaunchesOfBuilds = 41;
-constexpr int64_t kMemsetsOfBuilds = 4;
+constexpr int64_t kMemsetsOfBuilds = 2;
 constexpr int64_t kBilateralAxes = 6;
 // Sums of partial rows, the blur of the widest lattice, a pass over the points.
 constexpr int64_t kLaunchesOfIteration = 1 + kBilateralAxes + 1;
@@ -26,14 +26,16 @@ struct Call {
   std::vector<int64_t> grid{33, 40};
   int64_t images = 1;
   Contents contents = Contents::kPatches;
+  cuda::VertexTable table = cuda::VertexTable::kAutomatic;
   int64_t iterations = 5;
   int64_t classes = 21;
 };
 
 // Both lattices and the mean field, from bytes to labels.
 Work work_of(const Call& call) {
-  const ByteImages positions(call.grid, 0, 1, true, 3.0);
-  const ByteImages pictures(call.grid, 3, call.images, true, 20.0, 13.0, call.contents);
+  ByteImages positions(call.grid, 0, 1, true, 3.0);
+  ByteImages pictures(call.grid, 3, call.images, true, 20.0, 13.0, call.contents);
+  positions.arguments.table = pictures.arguments.table = call.table;
   emulator::reset_statistics();
   const Built<float> gaussian(positions.arguments), bilateral(pictures.arguments);
   Work work{};
@@ -88,6 +90,9 @@ void shapes_alone_decide() {
   const Work once = work_of({});
   for (const Contents contents : {Contents::kConstant, Contents::kNoise}) {
     require_same(once, work_of({.contents = contents}), "what the image shows");
+  }
+  for (const auto table : {cuda::VertexTable::kHash, cuda::VertexTable::kBitmap}) {
+    require_same(once, work_of({.table = table}), "how vertices are found");
   }
   require_same(once, work_of({.images = 3, .contents = Contents::kUnequal}), "a batch");
 }

@@ -27,7 +27,7 @@ BILATERAL_VERTICES = 6  # of a point's simplex, in five dimensions
 LAUNCHES_PER_ITERATION = 1 + BILATERAL_VERTICES + 1
 # Two lattices built (41) and folded, unaries, the first pass; positions and weights by torch.
 MOST_LAUNCHES_BESIDE = 66
-MOST_MEMSETS = 4
+MOST_MEMSETS = 2
 
 
 def count(call: Callable[[], Tensor]) -> Counter[str]:
