@@ -53,6 +53,12 @@ def refine_call(output: str = "probabilities", **options: Any) -> Callable[[], T
     return lambda: refine(scores, picture, output=output, **options)
 
 
+def large_call() -> Callable[[], Tensor]:
+    """More tiles than go through in one cooperative launch."""
+    scores, picture = logits(1, 5, (768, 1024)), image(1, (768, 1024))
+    return lambda: refine(scores, picture)
+
+
 def general_call() -> Callable[[], Tensor]:
     """Mean field on the path of matrices, damping and tolerance."""
     matrix = torch.rand(CLASSES, CLASSES, generator=torch.Generator().manual_seed(0)).to(CUDA)
@@ -83,6 +89,7 @@ CALLS: dict[str, Callable[[], Callable[[], Tensor]]] = {
     "probabilities": refine_call,
     "labels": lambda: refine_call("labels"),
     "tolerance": lambda: refine_call(tolerance=1e-3, damping=0.2),
+    "large": large_call,
     "general": general_call,
     "filter": filter_call,
     "label map": label_map_call,

@@ -14,7 +14,8 @@ import pytest
 import torch
 from devices import why_no_cuda
 
-from tools.gpu_check import building, checking, record, stages, tree
+from tools import native
+from tools.gpu_check import building, checking, measuring, record, stages, tree
 from tools.gpu_check.context import Context
 from tools.gpu_check.record import Record, Records
 
@@ -198,6 +199,25 @@ def test_the_machine_is_described_where_torch_sees_no_gpu(tmp_path: Path) -> Non
     status, _, data, _ = building.describe_machine(context(tmp_path), time.monotonic() + 60)
     assert status == "passed"
     assert data["torch"] == torch.__version__
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")
+def test_the_comparison_of_loop_and_launches_compiles(tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "machine.log").write_text('{"capability": "9.0"}\n')
+    status, detail, _, _ = measuring.loops(context(folder), time.monotonic() + 300)
+    assert status == "passed", (folder / "loops.log").read_text()
+    assert detail == "compiled for sm_90, not run (dry run)"
+
+
+def test_the_comparison_links_what_the_build_makes_of_the_backend() -> None:
+    built = {Path(unit.object) for unit in native.emulated_cuda(ROOT / "build/objects", ())}
+    found = {Path(name) for name in measuring.backend_objects()}
+    assert built < found
+    assert {path.name for path in found - built} == {
+        path.with_suffix(".o").name for path in (ROOT / "csrc").glob("*.cpp")
+    }
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="there is no nvcc")

@@ -10,6 +10,16 @@
 
 namespace densecrf::cuda {
 
+// How the iterations of few labels are run: launch by launch, or all in one cooperative launch,
+// which gives the same bits. Where the choice is automatic, one launch takes problems of at most
+// kLoopTiles tiles for each block that is resident at once.
+enum class Loop : int { kAutomatic, kLaunches, kCooperative };
+// An iteration is 2 + (d + 1) steps, each of which ends in a barrier (every block adds to one
+// counter and waits for the last) in place of a launch (the device drains, and the next kernel
+// fills it). That saves the same few microseconds at any size. What it costs grows with the size:
+// sums and blur alone need half the registers, and have twice as many loads on their way.
+constexpr int64_t kLoopTiles = 3;
+
 struct Lattice {
   LatticeShape shape;
   const void* points;
@@ -65,6 +75,7 @@ struct MeanFieldArguments {
   void* states;
   // The weights of every iteration in place of the kernels', or null: [iterations, kernels].
   const void* const* iteration_weights;
+  Loop loop = Loop::kAutomatic;
 };
 
 // Values that the labels of a point take up in the states.

@@ -3,7 +3,6 @@
 
 #include <utility>
 
-#include "chains.h"
 #include "embed.h"
 #include "number.h"
 #include "ones.h"
@@ -82,10 +81,10 @@ void filter_ones(const Context& context, const LatticeView<T>& lattice, T* ones)
   }
 }
 
-// The tile rows of every vertex, in the order of tiles.
+// The chains of neighbours, and the tile rows of every vertex in the order of tiles.
 template <typename T>
-void list_tile_rows(const Context& context, const LatticeShape& shape,
-                    const LatticeView<T>& lattice, const VertexArguments& v) {
+void list_chains_and_tile_rows(const Context& context, const LatticeShape& shape,
+                               const LatticeView<T>& lattice, const VertexArguments& v) {
   ListArguments l{};
   l.tiles = shape.batch * shape.tiles.tiles;
   l.batch = shape.batch;
@@ -100,21 +99,16 @@ void list_tile_rows(const Context& context, const LatticeShape& shape,
   l.vertex_first = writable(lattice.vertex_first);
   l.tile_row = writable(lattice.tile_row);
   l.long_list = context.scratch<int32_t>(shape.tile_row_capacity / kShortList + 1);
-  l.long_lists = context.scratch<int32_t>(1);
-  set_bytes(context.stream, l.long_lists, 0, sizeof(int32_t));
-  for_blocks(context, count_listed, l.runs, l);
+  l.long_lists = v.long_lists;
+  const ChainArguments chains{shape.batch,         shape.vertices_per_point,    shape.capacity,
+                              lattice.image_first, lattice.neighbour,           v.chain_count,
+                              v.longest_chain,     writable(lattice.chain_head)};
+  for_items(context, begin_lists, shape.capacity * shape.vertices_per_point, chains, l);
   scan(context, l.listed, l.runs, l.list_first);
   for_blocks(context, open_lists, l.runs, l);
   for_items(context, fill_lists, shape.tile_row_capacity, l);
   const int64_t warps = shape.capacity * kWarp, blocks = l.tiles * kTile;
   for_items(context, sort_lists, warps > blocks ? warps : blocks, l);
-}
-
-// The chains of vertices that know their neighbours.
-inline void find_chains(const Context& context, const ChainArguments& a) {
-  const size_t counts = 2 * static_cast<size_t>(a.vertices_per_point);  // and lengths behind them
-  set_bytes(context.stream, a.chain_count, 0, counts * sizeof(int32_t));
-  for_items(context, list_chains, a.capacity * a.vertices_per_point, a);
 }
 
 // `shape` is that of the two tensors; see plan_shape.
@@ -154,11 +148,11 @@ void build_lattice_of(const Context& context, const BuildArguments& a, const Lat
   v.image_first = writable(lattice.image_first);
   v.neighbour = writable(lattice.neighbour);
   v.failure = writable(lattice.failure);
+  v.chain_count = writable(lattice.chain_count);
+  v.longest_chain = writable(lattice.longest_chain);
+  v.long_lists = context.scratch<int32_t>(1);
   number_vertices(context, shape, code, plan, v);
-  find_chains(context, {shape.batch, shape.vertices_per_point, shape.capacity, lattice.image_first,
-                        lattice.neighbour, writable(lattice.chain_count),
-                        writable(lattice.longest_chain), writable(lattice.chain_head)});
-  list_tile_rows(context, shape, lattice, v);
+  list_chains_and_tile_rows(context, shape, lattice, v);
   filter_ones<T>(context, lattice, writable(lattice.ones));
 }
 

@@ -12,8 +12,8 @@ struct ChainArguments {
   int64_t capacity;
   const int32_t* image_first;
   const int32_t* neighbour;  // [V, 2, capacity]
-  int32_t* chain_count;      // [V] 0 at the start
-  int32_t* longest_chain;    // [V] 0 at the start
+  int32_t* chain_count;      // [V] bound_images has set it to 0, and the next
+  int32_t* longest_chain;    // [V]
   int32_t* chain_head;       // [V, capacity / 2]
 };
 
@@ -27,7 +27,7 @@ __device__ __forceinline__ int chain_length(const int32_t* next, int32_t head) {
 
 // Lists the heads of each axis: vertices with a next one, but none before. Where in the list a head
 // stands depends on which block comes first, and no result does. A thread takes a vertex at a time.
-static __global__ void __launch_bounds__(kTile) list_chains(ChainArguments a) {
+__device__ __forceinline__ void list_chains(const ChainArguments& a) {
   struct Shared {
     BlockScan scan;
     int32_t first;

@@ -67,7 +67,8 @@ template <typename T>
 __device__ __forceinline__ T product(const Chunk<T>* a, const Chunk<T>* b, int chunks) {
   T sum = T(0);
   for (int c = 0; c < chunks; ++c) {
-    for (int i = 0; i < kChunk<T>; ++i) sum += a[c].value[i] * b[c].value[i];
+    const Chunk<T> x = a[c], y = b[c];
+    for (int i = 0; i < kChunk<T>; ++i) sum += x.value[i] * y.value[i];
   }
   return sum;
 }

@@ -143,22 +143,31 @@ constexpr int fused_width(int64_t chunks) {
                        : 0;
 }
 
-// The fused pass over rows of list.chunks chunks, a width that fused_width gave.
+// Calls `use` with the lanes and chunks that share rows of `width` chunks, one that fused_width
+// gave: use.template operator()<kLanes, kChunks>().
+template <typename Use>
+auto with_fused_width(int width, const Use& use) {
+  switch (width) {
+    case 1:
+      return use.template operator()<1, 1>();
+    case 2:
+      return use.template operator()<2, 1>();
+    case 4:
+      return use.template operator()<2, 2>();
+    case 6:
+      return use.template operator()<2, 3>();
+    default:
+      return use.template operator()<4, 2>();
+  }
+}
+
+// The fused pass over rows of list.chunks chunks.
 template <typename T>
 void run_fused(const Context& context, Stage stage, const PassList<T>& list,
                const FusedArguments<T>& a) {
-  switch (list.chunks) {
-    case 1:
-      return launch_fused<T, 1, 1>(context, stage, list, a);
-    case 2:
-      return launch_fused<T, 2, 1>(context, stage, list, a);
-    case 4:
-      return launch_fused<T, 2, 2>(context, stage, list, a);
-    case 6:
-      return launch_fused<T, 2, 3>(context, stage, list, a);
-    default:
-      return launch_fused<T, 4, 2>(context, stage, list, a);
-  }
+  with_fused_width(list.chunks, [&]<int kLanes, int kChunks>() {
+    launch_fused<T, kLanes, kChunks>(context, stage, list, a);
+  });
 }
 
 }  // namespace densecrf::cuda

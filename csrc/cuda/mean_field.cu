@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "channels.h"
+#include "fused_loop.h"
 #include "fused_pass.h"
 #include "lattice_pass.h"
 #include "update.h"
@@ -109,6 +110,7 @@ class MeanField {
     FusedArguments<T> fused{unary_, a_.classes, {}, a_.output, a_.result};
     for (int k = 0; k < a_.kernel_count; ++k) fused.per_class[k] = per_class(k);
     LatticePass<T>& pass = passes_.front();
+    if (a_.loop != Loop::kLaunches && run_loop(pass, fused)) return;
     pass.set_round(1);
     run_fused(context_, Stage::kFirst, pass.list(), fused);
     for (int64_t i = 1; i <= a_.iterations; ++i) {
@@ -116,6 +118,17 @@ class MeanField {
       pass.blur();
       run_fused(context_, i < a_.iterations ? Stage::kMiddle : Stage::kLast, pass.list(), fused);
     }
+  }
+
+  // Whether all iterations have been launched as one.
+  bool run_loop(const LatticePass<T>& pass, const FusedArguments<T>& fused) const {
+    const bool always = a_.loop == Loop::kCooperative;
+    const bool done = with_fused_width(pass.list().chunks, [&]<int kLanes, int kChunks>() {
+      return launch_loop<T, kLanes, kChunks>(context_, pass.list(), fused, a_.iterations,
+                                             pass.steps(), always);
+    });
+    if (always && !done) throw std::runtime_error("CUDA: this device has no cooperative launches");
+    return done;
   }
 
   void follow_convergence() {

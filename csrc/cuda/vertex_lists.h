@@ -3,6 +3,7 @@
 #pragma once
 
 #include "block.h"
+#include "chains.h"
 #include "lattice_view.h"
 
 namespace densecrf::cuda {
@@ -21,7 +22,7 @@ struct ListArguments {
   int32_t* vertex_first;  // [capacity + 1] out
   int32_t* tile_row;      // [tile rows] out
   int32_t* long_list;     // [long_lists] vertices with lists too long for a warp
-  int32_t* long_lists;    // [1] 0 at the start
+  int32_t* long_lists;    // [1] bound_images has set it to 0
 };
 
 constexpr int kShortList = kWarp;
@@ -32,7 +33,7 @@ HOST_DEVICE int64_t run_end(int64_t run, int64_t vertices) {
 }
 
 // A block owns a run of vertices.
-static __global__ void __launch_bounds__(kTile) count_listed(ListArguments a) {
+__device__ __forceinline__ void count_listed(const ListArguments& a) {
   auto& scan = shared_memory<BlockScan>();
   const int64_t vertices = a.image_first[a.batch];
   for (int64_t run = blockIdx.x; run < a.runs; run += gridDim.x) {
@@ -42,6 +43,12 @@ static __global__ void __launch_bounds__(kTile) count_listed(ListArguments a) {
     const Scanned listed = scan_block(scan, sum);
     if (threadIdx.x == 0) a.listed[run] = listed.total;
   }
+}
+
+// Chains and lists, of which neither needs the other.
+static __global__ void __launch_bounds__(kTile) begin_lists(ChainArguments c, ListArguments l) {
+  list_chains(c);
+  count_listed(l);
 }
 
 // Opens the lists. A block owns a run of vertices.

@@ -34,6 +34,10 @@ struct VertexArguments {
   int32_t* image_first;
   int32_t* neighbour;
   int32_t* failure;
+  // Counters of the steps to come.
+  int32_t* chain_count;    // [V]
+  int32_t* longest_chain;  // [V]
+  int32_t* long_lists;     // [1]
 
   // The first incidence of row j of a tile.
   __device__ __forceinline__ int64_t first_incidence(int64_t tile, int j) const {
@@ -50,10 +54,15 @@ struct VertexArguments {
   }
 };
 
-// Numbers the parts' vertices, counts those of each image and sees whether they fit. Runs as one
-// block.
+// Numbers the parts' vertices, counts those of each image and sees whether they fit; clears the
+// counters. Runs as one block.
 static __global__ void __launch_bounds__(kScanThreads) bound_images(VertexArguments a) {
   scan_in_block(a.part_count, a.batch * a.parts, a.part_first);
+  for (int axis = static_cast<int>(threadIdx.x); axis < a.vertices_per_point;
+       axis += kScanThreads) {
+    a.chain_count[axis] = a.longest_chain[axis] = 0;
+  }
+  if (threadIdx.x == 0) *a.long_lists = 0;
   __syncthreads();
   for (int64_t b = threadIdx.x; b < a.batch; b += kScanThreads) {
     const int32_t count = a.part_first[(b + 1) * a.parts] - a.part_first[b * a.parts];

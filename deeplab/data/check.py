@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
 
-from .dataset import SegmentationDataset
+from .dataset import Pair, SegmentationDataset
 from .labels import LabelError, read_values
 
 _SHOWN = 10  # problems in a report
@@ -34,6 +35,25 @@ class LabelReport:
         """Classes that no pixel has."""
         return [name for name, count in zip(self.classes, self.pixels, strict=True) if not count]
 
+    @classmethod
+    def merged(cls, parts: Sequence[LabelReport]) -> LabelReport:
+        """The report on all samples, from those on parts of them."""
+        first = parts[0]
+
+        def total(counts: Sequence[list[int]]) -> list[int]:
+            return [sum(each) for each in zip(*counts, strict=True)]
+
+        return cls(
+            first.name,
+            first.classes,
+            first.samples,
+            total([part.pixels for part in parts]),
+            total([part.images for part in parts]),
+            total([part.present_pixels for part in parts]),
+            sum(part.void_pixels for part in parts),
+            [problem for part in parts for problem in part.problems],
+        )
+
     def raise_for_problems(self) -> None:
         """Raises LabelError, with the first problems, if there are any."""
         if self.problems:
@@ -59,11 +79,21 @@ class LabelReport:
         return "\n".join([*lines, *(f"  ! {problem}" for problem in self.problems[:_SHOWN])])
 
 
-def check_labels(dataset: SegmentationDataset) -> LabelReport:
+def check_labels(
+    dataset: SegmentationDataset,
+    *,
+    part: tuple[int, int] = (0, 1),
+    progress: Callable[[Sequence[Pair]], Iterable[Pair]] | None = None,
+) -> LabelReport:
     """Reads every label image and the size of every picture.
 
     Finds files that are missing or unreadable, sizes that differ, values that are no class's and
     classes that do not occur, and counts the pixels of each class.
+
+    Args:
+        dataset: what is read.
+        part: (r, n): every n-th sample from the r-th on; n reports, merged, are that of all.
+        progress: draws a bar around the samples.
     """
     count = dataset.num_classes
     report = LabelReport(
@@ -74,7 +104,8 @@ def check_labels(dataset: SegmentationDataset) -> LabelReport:
         [0] * count,
         [0] * count,
     )
-    for pair in dataset.pairs:
+    pairs = dataset.pairs[part[0] :: part[1]]
+    for pair in pairs if progress is None else progress(pairs):
         try:
             label = dataset.values(read_values(pair.label), str(pair.label)).numpy()
             with Image.open(pair.image) as image:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from tqdm import tqdm
 
 import deeplab
 from deeplab.checkpoints import CheckpointError
@@ -92,7 +94,7 @@ def _prepare(settings: Settings, group: Processes, folder: Path) -> Trainer:
     train_set, *others = _open(settings)
     reports: list[LabelReport] = []
     if settings.data.check or settings.loss.class_weights == "median_frequency":
-        reports = [check_labels(each) for each in (train_set, *others)]
+        reports = [_check_labels(each, group) for each in (train_set, *others)]
         if group.first:
             (folder / "labels.txt").write_text("\n".join(map(str, reports)) + "\n")
         for each in reports:
@@ -112,7 +114,15 @@ def _prepare(settings: Settings, group: Processes, folder: Path) -> Trainer:
 
 def check_data(settings: Settings) -> list[LabelReport]:
     """What the labels of the split trained on, and of the one validated on, hold."""
-    return [check_labels(dataset) for dataset in _open(settings)]
+    return [_check_labels(each, Processes(torch.device("cpu"))) for each in _open(settings)]
+
+
+def _check_labels(dataset: SegmentationDataset, group: Processes) -> LabelReport:
+    """The report on all labels, which the processes read together."""
+    name = f"labels of {dataset.name} {dataset.split}"
+    bar = partial(tqdm, desc=name, unit="", leave=False, disable=not group.first)
+    part = check_labels(dataset, part=(group.rank, group.world), progress=bar)
+    return LabelReport.merged(group.gather(part))
 
 
 def _class_weights(

@@ -105,6 +105,7 @@ class Trainer:
         )
         self.done = 0
         self.best: float | None = None
+        self._unwritten: DeepLab | None = None  # the best network, until it is on disk
         self._saved = 0
         self._validated = 0
         self._losses = torch.zeros((), dtype=torch.float64, device=group.device)
@@ -292,7 +293,8 @@ class Trainer:
         if self.best is None or scores.mean_iou > self.best:
             self.best = scores.mean_iou
             if self.group.first:
-                self._write(report, lambda: self._save_network(BEST))
+                self._unwritten = copy_on_host(self.kept)
+                self._write(report, self._save_best)
 
     def _save(self, report: Report, last: bool = False) -> None:
         """Writes state and network, unless a weight is no finite number any more."""
@@ -315,19 +317,26 @@ class Trainer:
         }
 
         def write() -> None:
+            self._save_best()  # before the state that says how good it was
             save_state(self.folder / STATE, state)
             self._saved = self.done
-            self._save_network(LAST)
+            self._save_network(LAST, self.kept)
 
         if last:
             write()
         else:
             self._write(report, write)
 
-    def _save_network(self, name: str) -> None:
+    def _save_best(self) -> None:
+        """Writes the best network unless it is written: a full disk may have been in the way."""
+        if self._unwritten is not None:
+            self._save_network(BEST, self._unwritten)
+            self._unwritten = None
+
+    def _save_network(self, name: str, network: DeepLab) -> None:
         labelling = Labelling(self.train_set.classes, self.train_set.palette)
         replace_file((self.folder / name).with_suffix(".json"), labelling.write)
-        replace_file(self.folder / name, lambda part: save(self.kept, part))
+        replace_file(self.folder / name, lambda part: save(network, part))
 
     def _write(self, report: Report, write: Any) -> None:
         """Writes; a full disk in the middle of a run is said and does not end it."""
@@ -348,3 +357,12 @@ class Trainer:
         self._counted = state["counted"]
         self._validated = state["validated"]
         self._saved = self.done
+
+
+def copy_on_host(network: DeepLab) -> DeepLab:
+    """A network with the same weights, in memory of their own on the CPU."""
+    with torch.device("meta"):
+        twin = DeepLab(network.config)
+    state = {key: tensor.cpu().clone() for key, tensor in network.state_dict().items()}
+    twin.load_state_dict(state, assign=True)
+    return twin

@@ -62,6 +62,7 @@ void require_same_lists(const cuda::LatticeView<T>& got, const cuda::LatticeView
     }
     require(got.ones[number[v]] == expected.ones[v], "vertex ", v, " has other ones");
   }
+  require_same_chains(got, expected, [&](int32_t vertex) { return number[vertex]; });
   require_equal("image_count", got.image_count, expected.image_count, expected.batch);
   require_equal("image_first", got.image_first, expected.image_first, expected.batch + 1);
 }
@@ -325,12 +326,16 @@ class BareBitmap {
     std::vector<uint16_t> before(set_.size() / cuda::kPairCells, 0xffff);
     std::vector<int32_t> part_count(batch_ * a_.parts, -1), part_first(part_count.size() + 1, -1);
     std::vector<int32_t> image_count(batch_, -1), image_first(batch_ + 1, -1);
+    std::vector<int32_t> counters(2 * a_.vertices_per_point + 1, -1);
     int32_t failure = cuda::kSound;
     a_.part_count = part_count.data();
     a_.part_first = part_first.data();
     a_.image_count = image_count.data();
     a_.image_first = image_first.data();
     a_.failure = &failure;
+    a_.chain_count = counters.data();
+    a_.longest_chain = counters.data() + a_.vertices_per_point;
+    a_.long_lists = &counters.back();
     numbering_.bits = bits.data();
     numbering_.before = before.data();
     numbering_.run_first = part_first.data();
@@ -346,6 +351,7 @@ class BareBitmap {
               ", expected ", rank);
       rank += set_[cell] ? 1 : 0;
     }
+    for (const int32_t counter : counters) require(counter == 0, "a counter is not cleared");
     require(image_first[batch_] == rank, "there are ", image_first[batch_], " vertices of ", rank);
     for (size_t t = 0; t < place_.size(); ++t) {
       const auto rows = static_cast<size_t>(tile_first_.back());

@@ -1,6 +1,8 @@
 // Lattices that the CUDA backend builds, for tests that run it in the emulator.
 #pragma once
 
+#include <algorithm>
+
 #include "cuda/lattice_build.h"
 #include "cuda_problems.h"
 #include "cuda_schedules.h"
@@ -61,6 +63,24 @@ template <typename P>
 void require_equal(const std::string& what, const P* got, const P* expected, int64_t count) {
   for (int64_t i = 0; i < count; ++i) {
     require(got[i] == expected[i], what, "[", i, "] is ", got[i], ", expected ", expected[i]);
+  }
+}
+
+// Heads may stand in any order; number(v) is what `got` calls vertex v of `expected`.
+template <typename T, typename Number>
+void require_same_chains(const cuda::LatticeView<T>& got, const cuda::LatticeView<T>& expected,
+                         const Number& number) {
+  const int axes = expected.vertices_per_point;
+  require_equal("chain_count", got.chain_count, expected.chain_count, axes);
+  require_equal("longest_chain", got.longest_chain, expected.longest_chain, axes);
+  for (int axis = 0; axis < axes; ++axis) {
+    const int32_t count = expected.chain_count[axis];
+    const int32_t *found = got.heads_along(axis), *wanted = expected.heads_along(axis);
+    std::vector<int32_t> heads(found, found + count), numbered(count);
+    std::transform(wanted, wanted + count, numbered.begin(), number);
+    std::sort(heads.begin(), heads.end());
+    std::sort(numbered.begin(), numbered.end());
+    require_equal("chain_head", heads.data(), numbered.data(), count);
   }
 }
 

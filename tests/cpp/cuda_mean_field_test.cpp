@@ -9,22 +9,6 @@ namespace {
 template <typename T>
 constexpr double kTolerance = sizeof(T) == 4 ? 1e-5 : 1e-11;
 
-template <typename Result, typename T>
-std::vector<Result> infer(const Problem<T>& problem, const std::vector<CudaLattice<T>>& lattices,
-                          Output output) {
-  const std::vector<cuda::Kernel> kernels = cuda_kernels(problem, lattices);
-  const int64_t classes = output == Output::kLabels ? 1 : problem.classes;
-  std::vector<Result> result(problem.images * problem.points() * classes, Result(7));
-  const auto tiles = cuda::tile_map(problem.grid.data(), static_cast<int>(problem.grid.size()));
-  Memory memory;
-  cuda::mean_field(kCudaScalar<T>,
-                   {problem.images, problem.classes, problem.logits.data(), tiles, kernels.data(),
-                    static_cast<int>(kernels.size()), problem.iterations, problem.damping,
-                    problem.tolerance, output, result.data(), nullptr, nullptr},
-                   memory.context());
-  return result;
-}
-
 // What the CPU backend makes of image b.
 template <typename Result, typename T>
 std::vector<Result> expected_of(const Problem<T>& problem, int64_t b, Output output) {

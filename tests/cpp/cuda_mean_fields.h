@@ -72,6 +72,22 @@ struct CpuKernels {
   }
 };
 
+template <typename Result, typename T>
+std::vector<Result> infer(const Problem<T>& problem, const std::vector<CudaLattice<T>>& lattices,
+                          Output output, cuda::Loop loop = cuda::Loop::kAutomatic) {
+  const std::vector<cuda::Kernel> kernels = cuda_kernels(problem, lattices);
+  const int64_t classes = output == Output::kLabels ? 1 : problem.classes;
+  std::vector<Result> result(problem.images * problem.points() * classes, Result(7));
+  const auto tiles = cuda::tile_map(problem.grid.data(), static_cast<int>(problem.grid.size()));
+  Memory memory;
+  cuda::mean_field(kCudaScalar<T>,
+                   {problem.images, problem.classes, problem.logits.data(), tiles, kernels.data(),
+                    static_cast<int>(kernels.size()), problem.iterations, problem.damping,
+                    problem.tolerance, output, result.data(), nullptr, nullptr, loop},
+                   memory.context());
+  return result;
+}
+
 // A Gaussian and a bilateral kernel over images of patches.
 template <typename T>
 Problem<T> image_crf(std::vector<int64_t> grid, int64_t classes, Normalization mode,

@@ -9,14 +9,15 @@ namespace densecrf::testing {
 
 namespace {
 
-// Plan, embedding, tile rows and their scan, what numbers the vertices and lists their tile rows,
+// Plan, embedding, tile rows and their scan, what numbers the vertices, lists chains and tile rows,
 // then the normalisation with a blur along every axis: of positions and of the bilateral lattice.
 constexpr int64_t kLaunchesOfBuilds = 41;
-constexpr int64_t kMemsetsOfBuilds = 4;
+constexpr int64_t kMemsetsOfBuilds = 2;
 constexpr int64_t kBilateralAxes = 6;
 // Sums of partial rows, the blur of the widest lattice, a pass over the points.
 constexpr int64_t kLaunchesOfIteration = 1 + kBilateralAxes + 1;
-constexpr int64_t kLaunchesBeside = 4;  // the unaries, two foldings, the first pass
+constexpr int64_t kLaunchesBeside = 3;  // the unaries, two foldings
+constexpr int64_t kFirstPass = 1;
 
 struct Work {
   emulator::Statistics builds, inference;
@@ -26,14 +27,17 @@ struct Call {
   std::vector<int64_t> grid{33, 40};
   int64_t images = 1;
   Contents contents = Contents::kPatches;
+  cuda::VertexTable table = cuda::VertexTable::kAutomatic;
   int64_t iterations = 5;
   int64_t classes = 21;
+  cuda::Loop loop = cuda::Loop::kLaunches;
 };
 
 // Both lattices and the mean field, from bytes to labels.
 Work work_of(const Call& call) {
-  const ByteImages positions(call.grid, 0, 1, true, 3.0);
-  const ByteImages pictures(call.grid, 3, call.images, true, 20.0, 13.0, call.contents);
+  ByteImages positions(call.grid, 0, 1, true, 3.0);
+  ByteImages pictures(call.grid, 3, call.images, true, 20.0, 13.0, call.contents);
+  positions.arguments.table = pictures.arguments.table = call.table;
   emulator::reset_statistics();
   const Built<float> gaussian(positions.arguments), bilateral(pictures.arguments);
   Work work{};
@@ -47,10 +51,11 @@ Work work_of(const Call& call) {
       {bilateral.given(), Normalization::kSymmetric, Compatibility::kPotts, &weight}};
   Memory memory;
   emulator::reset_statistics();
-  cuda::mean_field(kCudaScalar<float>,
-                   {call.images, call.classes, logits.data(), gaussian.shape.tiles, kernels, 2,
-                    call.iterations, 0.0, 0.0, Output::kLabels, labels.data(), nullptr, nullptr},
-                   memory.context());
+  cuda::mean_field(
+      kCudaScalar<float>,
+      {call.images, call.classes, logits.data(), gaussian.shape.tiles, kernels, 2, call.iterations,
+       0.0, 0.0, Output::kLabels, labels.data(), nullptr, nullptr, call.loop},
+      memory.context());
   work.inference = emulator::statistics();
   return work;
 }
@@ -72,8 +77,19 @@ void builds_are_as_designed() {
 void iterations_are_as_designed() {
   for (const int64_t iterations : {1, 2, 12}) {
     const emulator::Statistics found = work_of({.iterations = iterations}).inference;
-    require(found.launches == kLaunchesBeside + iterations * kLaunchesOfIteration, found.launches,
-            " launches for ", iterations, " iterations");
+    const int64_t designed = kLaunchesBeside + kFirstPass + iterations * kLaunchesOfIteration;
+    require(found.launches == designed, found.launches, " launches for ", iterations,
+            " iterations");
+    require(found.memsets == 0, found.memsets, " memsets");
+  }
+}
+
+void a_loop_is_one_launch() {
+  for (const int64_t iterations : {1, 12}) {
+    const emulator::Statistics found =
+        work_of({.iterations = iterations, .loop = cuda::Loop::kCooperative}).inference;
+    require(found.launches == kLaunchesBeside + 1, found.launches, " launches for ", iterations,
+            " iterations");
     require(found.memsets == 0, found.memsets, " memsets");
   }
 }
@@ -88,6 +104,9 @@ void shapes_alone_decide() {
   const Work once = work_of({});
   for (const Contents contents : {Contents::kConstant, Contents::kNoise}) {
     require_same(once, work_of({.contents = contents}), "what the image shows");
+  }
+  for (const auto table : {cuda::VertexTable::kHash, cuda::VertexTable::kBitmap}) {
+    require_same(once, work_of({.table = table}), "how vertices are found");
   }
   require_same(once, work_of({.images = 3, .contents = Contents::kUnequal}), "a batch");
 }
@@ -108,6 +127,7 @@ int run_all() {
   failures += run_test("copies and memsets are counted", copies_and_memsets_are_counted);
   failures += run_test("builds ask for as much as designed", builds_are_as_designed);
   failures += run_test("iterations ask for as much as designed", iterations_are_as_designed);
+  failures += run_test("a cooperative launch holds all iterations", a_loop_is_one_launch);
   failures += run_test("nothing is copied", nothing_is_copied);
   failures += run_test("shapes alone decide how much is asked for", shapes_alone_decide);
   return failures;

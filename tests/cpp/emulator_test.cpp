@@ -2,7 +2,7 @@
 // every schedule, and notices what is wrong with it.
 #include <numeric>
 
-#include "cuda/device.h"
+#include "cuda/cooperative.h"
 #include "cuda_schedules.h"
 
 namespace densecrf::testing {
@@ -13,7 +13,7 @@ using cuda::kFullWarp;
 
 constexpr int kThreads = 128;
 
-enum class Wrong { kNone, kNoBarrier, kDivergence, kOverrun, kNarrowWarp };
+enum class Wrong { kNone, kNoBarrier, kDivergence, kOverrun, kNarrowWarp, kNotCooperative };
 
 // The sum of every kThreads numbers: shuffles in a warp, shared memory between warps.
 template <Wrong kWrong>
@@ -89,18 +89,56 @@ void warp_operations() {
   }
 }
 
+// x [2, n]: in every round each number goes to a thread that may be in another block.
+template <Wrong kWrong>
+__global__ void pass_on(int* x, int n, int rounds) {
+  const auto i = static_cast<int>(cuda::thread_of_grid());
+  for (int round = 0; round < rounds; ++round) {
+    x[(round + 1) % 2 * n + i] = x[round % 2 * n + (i + 33) % n] + 1;
+    if (kWrong == Wrong::kDivergence && i == 5) return;
+    if (kWrong != Wrong::kNoBarrier) cuda::grid_barrier();
+  }
+}
+
+template <Wrong kWrong = Wrong::kNone>
+void pass_around() {
+  constexpr int kRounds = 5;
+  const auto kernel = pass_on<kWrong>;
+  const int64_t blocks = cuda::cooperative_blocks(kernel, 64);
+  const int n = static_cast<int>(blocks) * 64;
+  std::vector<int> x(2 * n);
+  std::iota(x.begin(), x.begin() + n, 0);
+  if (kWrong == Wrong::kNotCooperative) {
+    cuda::launch({}, kernel, blocks, 64, x.data(), n, kRounds);
+  } else {
+    cuda::launch_cooperative({}, kernel, blocks, 64, x.data(), n, kRounds);
+  }
+  for (int i = 0; i < n; ++i) {
+    const int expected = (i + 33 * kRounds) % n + kRounds, found = x[kRounds % 2 * n + i];
+    require(found == expected, "thread ", i, " has ", found, ", expected ", expected);
+  }
+}
+
 __global__ void nothing() {}
+
+template <typename Launch>
+bool throws(const Launch& launch) {
+  try {
+    launch();
+  } catch (const std::runtime_error&) {
+    return true;
+  }
+  return false;
+}
 
 void failed_launches_throw() {
   for (const int threads : {0, 2000}) {
-    bool thrown = false;
-    try {
-      cuda::launch({}, nothing, 1, threads);
-    } catch (const std::runtime_error&) {
-      thrown = true;
-    }
-    require(thrown, "a launch of ", threads, " threads a block passed");
+    require(throws([&] { cuda::launch({}, nothing, 1, threads); }), "a launch of ", threads,
+            " threads a block passed");
   }
+  const int64_t most = cuda::cooperative_blocks(nothing, 32);
+  require(throws([&] { cuda::launch_cooperative({}, nothing, most + 1, 32); }),
+          "a cooperative launch of ", most + 1, " blocks passed, where ", most, " are resident");
 }
 
 const Mistakes kMistakes({
@@ -110,6 +148,10 @@ const Mistakes kMistakes({
     {"a shuffle for some of the lanes", sum_blocks<Wrong::kNarrowWarp>},
     {"a read beyond shared memory", sum_blocks<Wrong::kOverrun>},
     {"a barrier that does nothing", sum_blocks<>, {.skipped_barrier = 0}},
+    {"no grid barrier", pass_around<Wrong::kNoBarrier>},
+    {"a grid barrier for all threads but one", pass_around<Wrong::kDivergence>},
+    {"a grid barrier that does nothing", pass_around<>, {.skipped_grid_barrier = 2}},
+    {"a grid barrier in a launch that is not cooperative", pass_around<Wrong::kNotCooperative>},
     {"a claim in two steps", claim_places, {.split_atomics = true}},
 });
 
@@ -121,6 +163,8 @@ int run_all() {
   test("block sums are right under every schedule", [] { under_all_schedules(sum_blocks<>); });
   test("places are claimed once under every schedule", [] { under_all_schedules(claim_places); });
   test("warp operations follow masks and widths", [] { under_all_schedules(warp_operations); });
+  test("a cooperative grid waits for all its blocks under every schedule",
+       [] { under_all_schedules(pass_around<>); });
   test("launches that no GPU takes throw", failed_launches_throw);
   return failures + kMistakes.run_all();
 }

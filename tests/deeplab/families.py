@@ -146,9 +146,11 @@ def torchvision_mobilenetv3(w: Weights, images: Tensor) -> Tensor:
     return _torchvision_head(w, F.hardswish(unit("backbone.16", x, 960)), images)
 
 
-def _vainf_head(w: Weights, low: Tensor, high: Tensor, size: Sequence[int]) -> Tensor:
+def _vainf_head(
+    w: Weights, low: Tensor, high: Tensor, size: Sequence[int], rates: Sequence[int] = (6, 12, 18)
+) -> Tensor:
     low = w.bn("classifier.project.1", w.conv("classifier.project.0", low, 48)).relu()
-    x = torchvision_aspp(w, "classifier.aspp.", high, (6, 12, 18))
+    x = torchvision_aspp(w, "classifier.aspp.", high, rates)
     x = torch.cat([low, bilinear(x, low.shape[2:])], 1)
     x = w.bn("classifier.classifier.1", w.conv("classifier.classifier.0", x, 256, 3)).relu()
     return bilinear(w.conv("classifier.classifier.3", x, 5, bias=True), size)
@@ -197,7 +199,7 @@ def vainf_mobilenet(w: Weights, images: Tensor) -> Tensor:
     return _vainf_head(w, low, x, images.shape[2:])
 
 
-def vainf_xception(w: Weights, images: Tensor) -> Tensor:
+def vainf_xception(w: Weights, images: Tensor, output_stride: int = 16) -> Tensor:
     def separable(n: str, x: Tensor, out: int, r: int = 1, p: int | None = None) -> Tensor:
         h = w.conv(n + ".conv1", x, x.shape[1], 3, r=r, p=p, groups=x.shape[1])
         return w.conv(n + ".pointwise", h, out)
@@ -205,13 +207,15 @@ def vainf_xception(w: Weights, images: Tensor) -> Tensor:
     b = "backbone."
     x = w.bn(b + "bn1", w.conv(b + "conv1", images, 32, 3, s=2, p=0)).relu()
     x = w.bn(b + "bn2", w.conv(b + "conv2", x, 64, 3, p=0)).relu()
-    low = x
+    low, dense = x, 16 // output_stride
     for number in range(1, 13):
-        outs, pooled, rate = [728] * 3, number <= 3, 1
+        outs, pooled, rate = [728] * 3, number <= (3 if dense == 1 else 2), 1
+        if number >= 3:
+            rate = dense
         if number <= 3:
             outs = [(128, 256, 728)[number - 1]] * 2
         if number == 12:
-            outs, rate = [728, 1024], 2
+            outs, rate = [728, 1024], 2 * dense
         h, step = x, 0
         for i, out in enumerate(outs):
             if i > 0 or number > 1:
@@ -219,13 +223,15 @@ def vainf_xception(w: Weights, images: Tensor) -> Tensor:
             h = separable(f"{b}block{number}.rep.{step}", h, out, rate)
             h, step = w.bn(f"{b}block{number}.rep.{step + 1}", h), step + 2
         h = F.max_pool2d(h, 3, 2, 1) if pooled else h
-        if pooled or number == 12:
+        if number in (1, 2, 3, 12):
             n = f"{b}block{number}."
             x = w.bn(n + "skipbn", w.conv(n + "skip", x, outs[-1], s=2 if pooled else 1))
         x = x + h
         low = x if number == 1 else low
-    x = w.bn(b + "bn3", separable(b + "conv3", x, 1536, 2, 1)).relu()
-    return _vainf_head(w, low, separable(b + "conv4", x, 2048, 2, 1), images.shape[2:])
+    # Padded by one at every rate: the map shrinks.
+    x = w.bn(b + "bn3", separable(b + "conv3", x, 1536, 2 * dense, 1)).relu()
+    x = separable(b + "conv4", x, 2048, 2 * dense, 1)
+    return _vainf_head(w, low, x, images.shape[2:], [rate * dense for rate in (6, 12, 18)])
 
 
 def hugging_face_mobilenet(w: Weights, images: Tensor) -> Tensor:

@@ -46,7 +46,19 @@ def test_a_converted_network_computes_what_the_familys_own_code_does(name: str) 
     size = SIZES.get(name, (19, 193))
     images = torch.randn(1, 3, *size, dtype=torch.float64)
     expected = families.FAMILIES[name](weights, images)
-    state, config = deeplab.convert(weights.state)
+    assert_computes(expected, images, *deeplab.convert(weights.state))
+
+
+def test_vainfs_xception_is_converted_at_output_stride_8() -> None:
+    weights = families.Weights()
+    images = torch.randn(1, 3, 105, 235, dtype=torch.float64)
+    expected = families.vainf_xception(weights, images, output_stride=8)
+    assert_computes(expected, images, *deeplab.convert(weights.state, "xception_voc_os8.pth"))
+
+
+def assert_computes(
+    expected: Tensor, images: Tensor, state: dict[str, Tensor], config: deeplab.Config
+) -> None:
     with torch.device("meta"):
         model = deeplab.DeepLab(config)
     model.load_state_dict(state, assign=True)

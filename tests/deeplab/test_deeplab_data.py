@@ -11,7 +11,7 @@ import scenes
 import torch
 from PIL import Image
 
-from deeplab.data import DATASETS, LabelError, check_labels, open_dataset
+from deeplab.data import DATASETS, LabelError, LabelReport, check_labels, open_dataset
 from deeplab.data.classes import CITYSCAPES, COCO_STUFF, COCO_STUFF_182, VOC, voc_palette
 
 
@@ -118,6 +118,18 @@ def test_the_report_finds_every_fault_and_counts_the_rest(folder: Path) -> None:
     assert "absent" in str(report)
     with pytest.raises(LabelError, match="4 of the 5 samples"):
         report.raise_for_problems()
+
+
+def test_reports_on_parts_merge_to_that_on_all(folder: Path) -> None:
+    _png(folder / "labels" / "scene0.png", np.full((41, 57), 77))
+    (folder / "labels" / "scene3.png").unlink()
+    dataset = open_dataset("folder", folder, "train")
+    parts = [check_labels(dataset, part=(rank, 3)) for rank in range(3)]
+    whole, merged = check_labels(dataset), LabelReport.merged(parts)
+    assert sorted(merged.problems) == sorted(whole.problems)
+    assert "scene3.png is missing" in "".join(whole.problems)
+    merged.problems = whole.problems
+    assert merged == whole
 
 
 def test_a_sound_data_set_has_no_problems(folder: Path) -> None:

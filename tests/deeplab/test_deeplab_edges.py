@@ -19,8 +19,9 @@ def small(name: str = "deeplabv3plus_mobilenetv2", **options: object) -> deeplab
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 2), (33, 33)])
-def test_a_batch_of_one_trains_at_any_size(size: tuple[int, int]) -> None:
-    model = small().train()
+@pytest.mark.parametrize("variant", ["paper", "tensorflow"])
+def test_a_batch_of_one_trains_at_any_size(size: tuple[int, int], variant: str) -> None:
+    model = small(variant=variant).train()
     pool = model.aspp.image_pool.bn
     before = pool.running_mean.clone()
     model(torch.randn(1, 3, *size)).square().mean().backward()
@@ -180,6 +181,9 @@ FAMILIES = [
     pytest.param("deeplabv3_cascade_resnet50", {}, id="v3, cascade"),
     pytest.param("deeplabv3plus_mobilenetv2", {}, id="v3+, MobileNetV2"),
     pytest.param("deeplabv3plus_xception65", {"aspp_channels": 16}, id="v3+, Xception"),
+    pytest.param("deeplabv3_mobilenetv3_large", {}, id="v3, MobileNetV3"),
+    pytest.param("deeplabv3_mobilenetv2_no_aspp", {"variant": "tensorflow"}, id="TensorFlow's"),
+    pytest.param("deeplabv3_xception", {"aspp_channels": 16}, id="v3, Chollet's Xception"),
 ]
 
 

@@ -20,6 +20,7 @@ import deeplab
 from deeplab.cli import main
 from deeplab.data import LabelError
 from deeplab.labelling import Labelling
+from deeplab.metrics import Scores
 
 pytest.importorskip("kornia")
 
@@ -203,7 +204,7 @@ def test_before_the_first_iteration_ctrl_c_ends_at_once(
 ) -> None:
     """There is nothing to save while labels are read."""
 
-    def check(*args: object) -> list[object]:
+    def check(*args: object, **options: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
         raise AssertionError("went on")
@@ -211,7 +212,7 @@ def test_before_the_first_iteration_ctrl_c_ends_at_once(
     monkeypatch.setattr(start, "check_labels", check)
     command = ["train", str(config), "-o", str(tmp_path / "run"), "--device", "cpu"]
     assert main(command) == 130
-    assert capsys.readouterr().err == "deeplab train: interrupted\n"
+    assert capsys.readouterr().err.endswith("deeplab train: interrupted\n")
     assert not (tmp_path / "run" / "last.pt").exists()
 
 
@@ -378,6 +379,32 @@ def test_a_full_disk_neither_stops_a_run_nor_harms_what_is_there(
     assert "no space left; what was written before stays" in capsys.readouterr().err
     assert not list((tmp_path / "run").glob(".*part*"))
     assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["iterations"] == 6
+
+
+def test_the_best_network_is_kept_until_the_disk_takes_it(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of two validations is the better, and the disk is full then."""
+    found = {"whole": [0.9, 0.2], "full": [0.9, 0.2]}
+    kept = trainer.save
+    for name, values in found.items():
+
+        def validate(*args: object, values: list[float] = values) -> Scores:
+            each = torch.zeros(4, dtype=torch.float64)
+            return Scores(each, each, values.pop(0), 0.0, 0.0, 0.0, 1)
+
+        def save(network: deeplab.DeepLab, path: Path, name: str = name) -> None:
+            if name == "full" and "best" in path.name and len(found["full"]) == 1:
+                raise OSError(28, "No space left on device")
+            kept(network, path)
+
+        monkeypatch.setattr(trainer, "validate", validate)
+        monkeypatch.setattr(trainer, "save", save)
+        assert _run(config, tmp_path / name).best == 0.9
+    best = [_weights(tmp_path / name, "best.safetensors") for name in found]
+    _assert_same(*best)
+    last = _weights(tmp_path / "full")
+    assert any(not torch.equal(best[1][key], last[key]) for key in last)
 
 
 def test_a_disk_full_at_the_end_is_an_error_and_the_checkpoint_before_stays(

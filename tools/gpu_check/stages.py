@@ -45,5 +45,6 @@ STAGES = (
     Stage("stress", 90, 30, checking.run_stress, needs=("build",)),
     Stage("benchmark", 120, 40, measuring.benchmark, needs=("smoke",)),
     Stage("hardware", 60, 20, measuring.hardware, needs=("machine",)),
+    Stage("loops", 90, 40, measuring.loops, needs=("build",)),
     Stage("sanitizer", 120, 40, checking.sanitize, needs=("smoke",)),
 )

@@ -2,6 +2,7 @@
 // of each other is no data of the kernels.
 #include "emulator.h"
 
+#include <algorithm>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -24,13 +25,13 @@ constexpr size_t kRedZone = 32;
 constexpr int kMaxShares = 16;
 constexpr size_t kArena = kMaxShared + kMaxShares * (kRedZone + 16);
 
-enum class State : int { kReady, kAtBlockBarrier, kAtWarpBarrier, kDone };
+enum class State : int { kReady, kAtBlockBarrier, kAtWarpBarrier, kAtGridBarrier, kDone };
 
 struct Thread {
   Fiber fiber;
   State state;
   unsigned index;
-  int64_t barriers;
+  int64_t barriers, grid_barriers;
   unsigned mask;   // of the warp operation it waits in
   uint64_t offer;  // to the lanes of its warp
   uint64_t received[kWarp];
@@ -67,6 +68,9 @@ struct Emulator {
   Block blocks[kMaxResident];
   unsigned order[kMaxResident * kMaxThreads];
   unsigned threads = 0;
+  unsigned cooperating = 0;  // threads of a cooperative launch
+  unsigned waiting = 0;      // of them at the grid barrier
+  char barrier_mark[2];
   void (*body)(void*) = nullptr;
   void* context = nullptr;
   Block* block = nullptr;
@@ -127,7 +131,7 @@ void start_block(Block& block, unsigned index) {
     Thread& thread = block.threads[t];
     thread.state = State::kReady;
     thread.index = t;
-    thread.barriers = 0;
+    thread.barriers = thread.grid_barriers = 0;
     thread.led = 0;
     prepare_fiber(thread.fiber, thread_main);
   }
@@ -143,7 +147,9 @@ void resume(Block& block, Thread& thread) {
   switch_fiber(e.scheduler, thread.fiber);
   if (thread.state == State::kDone) {
     --block.left;
-    if (thread.barriers > e.statistics.barriers) e.statistics.barriers = thread.barriers;
+    Statistics& most = e.statistics;
+    most.barriers = std::max(most.barriers, thread.barriers);
+    most.grid_barriers = std::max(most.grid_barriers, thread.grid_barriers);
   }
 }
 
@@ -162,6 +168,14 @@ void set_order(unsigned slots) {
 void release_block_barrier(Block& block) {
   for (unsigned t = 0; t < emulator().threads; ++t) block.threads[t].state = State::kReady;
   block.waiting = 0;
+}
+
+void release_grid_barrier() {
+  Emulator& e = emulator();
+  for (Block& block : e.blocks) {
+    if (block.running) release_block_barrier(block);
+  }
+  e.waiting = 0;
 }
 
 // Completes a warp operation when all lanes it names wait in it.
@@ -188,6 +202,7 @@ std::string describe_deadlock() {
       return "__syncthreads that not every thread of the block reaches";
     }
   }
+  if (emulator().waiting > 0) return "a grid barrier that not every thread of the grid reaches";
   return "deadlock: threads wait in different barriers or warp operations";
 }
 
@@ -254,14 +269,24 @@ void count_copy(size_t bytes) {
   emulator().statistics.copied_bytes += static_cast<int64_t>(bytes);
 }
 
-void run_grid(unsigned blocks, unsigned threads, void (*body)(void*), void* context) {
+int resident_blocks() { return emulator().schedule.resident_blocks; }
+
+void run_grid(unsigned blocks, unsigned threads, void (*body)(void*), void* context,
+              bool cooperative) {
   Emulator& e = emulator();
   if (threads == 0 || threads > kMaxThreads || blocks == 0) {
     throw std::runtime_error("a launch of " + std::to_string(blocks) + " blocks of " +
                              std::to_string(threads) + " threads");
   }
+  if (cooperative && blocks > static_cast<unsigned>(e.schedule.resident_blocks)) {
+    throw std::runtime_error("a cooperative launch of " + std::to_string(blocks) +
+                             " blocks, of which " + std::to_string(e.schedule.resident_blocks) +
+                             " can be resident");
+  }
   ++e.statistics.launches;
   e.threads = threads;
+  e.cooperating = cooperative ? blocks * threads : 0;
+  e.waiting = 0;
   e.body = body;
   e.context = context;
   e.failure = nullptr;
@@ -312,6 +337,18 @@ void block_barrier() {
   happens_before(mark);
   e.thread->state = State::kAtBlockBarrier;
   if (++block.waiting == e.threads) release_block_barrier(block);
+  to_scheduler();
+  happens_after(mark);
+}
+
+void grid_barrier() {
+  Emulator& e = emulator();
+  if (e.cooperating == 0) stop("a grid barrier in a launch that is not cooperative");
+  if (e.thread->grid_barriers++ == e.faults.skipped_grid_barrier) return;
+  const char* mark = &e.barrier_mark[e.thread->grid_barriers % 2];
+  happens_before(mark);
+  e.thread->state = State::kAtGridBarrier;
+  if (++e.waiting == e.cooperating) release_grid_barrier();
   to_scheduler();
   happens_after(mark);
 }

@@ -1,11 +1,12 @@
 // Runs CUDA kernels on the CPU, a fiber per thread, so that an ordinary compiler and its sanitizers
 // can test block-cooperative code where there is no GPU. Not for speed.
 //
-// It has what this file declares. Several blocks are resident at once and fibers change places at
-// barriers, warp operations and atomics only, in an order that the schedule sets: code that leans
-// on one order fails under another. Shared memory starts as 0xff bytes (NaN, -1). Under TSAN every
-// fiber is a thread of its own and only barriers order them, so that TSAN finds data races in
-// global and shared memory; under ASAN shared memory ends where its struct ends.
+// It has what this file declares. Several blocks are resident at once, of a cooperative launch all
+// of them, and fibers change places at barriers, warp operations and atomics only, in an order that
+// the schedule sets: code that leans on one order fails under another. Shared memory starts as 0xff
+// bytes (NaN, -1). Under TSAN every fiber is a thread of its own and only barriers order them, so
+// that TSAN finds data races in global and shared memory; under ASAN shared memory ends where its
+// struct ends.
 #pragma once
 
 #include <cstddef>
@@ -39,8 +40,9 @@ struct Schedule {
 
 // Mistakes to be made on purpose, so that tests can show that they would notice them.
 struct Faults {
-  int64_t skipped_barrier = -1;  // the so manieth __syncthreads of every thread does nothing
-  bool split_atomics = false;    // an atomic is a load, a change of fibers and a store
+  int64_t skipped_barrier = -1;       // the so manieth __syncthreads of every thread does nothing
+  int64_t skipped_grid_barrier = -1;  // the so manieth grid barrier of every thread does nothing
+  bool split_atomics = false;         // an atomic is a load, a change of fibers and a store
 };
 
 // What kernels run from now on with.
@@ -49,7 +51,8 @@ void set_faults(const Faults& faults);
 
 struct Statistics {
   int64_t launches;
-  int64_t barriers;  // the most __syncthreads of any thread since the last reset
+  // The most __syncthreads and grid barriers of any thread since the last reset.
+  int64_t barriers, grid_barriers;
   int64_t memsets, copies, copied_bytes;
 };
 Statistics statistics();
@@ -58,12 +61,17 @@ void count_copy(size_t bytes);
 void reset_statistics();
 
 // body(context) once for every thread of the grid. Throws std::runtime_error when a barrier is not
-// reached by every thread of its block, a warp operation not by every lane it names, or the block
-// asks for more shared memory than every GPU has.
-void run_grid(unsigned blocks, unsigned threads, void (*body)(void*), void* context);
+// reached by every thread of its block or grid, a warp operation not by every lane it names, the
+// block asks for more shared memory than every GPU has, or the blocks of a cooperative launch are
+// more than can be resident.
+void run_grid(unsigned blocks, unsigned threads, void (*body)(void*), void* context,
+              bool cooperative = false);
+int resident_blocks();
 
 void* shared_memory(const void* tag, size_t bytes);
 void block_barrier();
+// Of a cooperative launch.
+void grid_barrier();
 void warp_barrier(unsigned mask);
 uint64_t exchange(unsigned mask, uint64_t value, unsigned source_lane);
 unsigned ballot(unsigned mask, bool predicate);
