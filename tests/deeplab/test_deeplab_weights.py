@@ -34,7 +34,7 @@ def test_the_packaged_network_knows_a_street() -> None:
     scores = model(model.normalize(image[None]))
     matrix = ConfusionMatrix(11)
     matrix.update(scores[0].argmax(0), label)
-    assert matrix.scores().pixel_accuracy > 0.55
+    assert matrix.scores().pixel_accuracy > 0.8
 
 
 @pytest.mark.slow
@@ -46,4 +46,4 @@ def test_the_packaged_network_scores_as_its_card_says() -> None:
     matrix = ConfusionMatrix(11)
     for image, label, _ in dataset:
         matrix.update(model(model.normalize(image[None]))[0].argmax(0), label)
-    assert matrix.scores().mean_iou == pytest.approx(0.454, abs=0.002)
+    assert matrix.scores().mean_iou == pytest.approx(0.5621, abs=0.002)
