@@ -110,4 +110,4 @@ def backend_objects() -> list[str]:
 
 def _architecture(context: Context) -> str:
     machine = json.loads((context.work / "machine.log").read_text().splitlines()[0])
-    return "sm_" + machine.get("capability", "9.0").replace(".", "")
+    return "sm_" + str(machine.get("capability", "9.0")).replace(".", "")
