@@ -265,6 +265,29 @@ void the_bitmap_takes_no_more_memory_than_the_table() {
   }
 }
 
+// The scratch memory of a build; csrc/README.md states it for each pair of point and vertex.
+int64_t scratch_of(const ByteImages& images, VertexTable table) {
+  cuda::BuildArguments arguments = images.arguments;
+  arguments.table = table;
+  const Built<float> room(arguments);
+  Bytes points(room.points.bytes()), vertices(room.vertices.bytes());
+  Memory memory;
+  cuda::build_lattice(arguments, room.shape, points.data(), vertices.data(), memory.context());
+  return memory.bytes();
+}
+
+void scratch_is_as_stated() {
+  const ByteImages images({64, 80}, 3, 1, true, 20.0, 30.0);
+  const int64_t pairs = 64 * 80 * 6, spare = 16 * 1024;
+  const int64_t hash = scratch_of(images, VertexTable::kHash);
+  const int64_t bitmap = scratch_of(images, VertexTable::kBitmap);
+  require(scratch_of(images, VertexTable::kAutomatic) == bitmap, "no bitmap is taken");
+  require(hash >= 42 * pairs && hash <= 51 * pairs + spare, "by hash table ", hash, " bytes for ",
+          pairs, " pairs");
+  require(bitmap >= 30 * pairs && bitmap <= hash - 4 * pairs + spare, "by bitmap ", bitmap,
+          " bytes, ", hash, " by hash table");
+}
+
 // The kernels of the bitmap alone, over cells in any order and often more than once: one of every
 // `sparse` of an image, or all of them.
 class BareBitmap {
@@ -409,6 +432,7 @@ int run_all() {
   test("what no bitmap holds is refused", what_no_bitmap_holds_is_refused);
   test("the bitmap takes no more memory than the table",
        the_bitmap_takes_no_more_memory_than_the_table);
+  test("a build takes as much scratch memory as is stated", scratch_is_as_stated);
   return failures + kMistakes.run_all();
 }
 

@@ -245,6 +245,23 @@ void same_mean_field(const Problem<float>& problem, const std::string& what) {
   });
 }
 
+// In one launch, blocks go from in place to another buffer and back without leaving the kernel.
+void one_launch() {
+  for (const int64_t classes : {2, 21}) {
+    Problem<float> problem = image_crf<float>({18, 17}, classes, Normalization::kSymmetric, 2);
+    problem.iterations = 3;
+    const auto lattices = cuda_lattices(problem);
+    const auto through = [&](cuda::Loop loop, BlurWay way) {
+      return infer<float>(problem, lattices, Output::kProbabilities, loop, way);
+    };
+    const auto expected = through(cuda::Loop::kLaunches, BlurWay::kTwoBuffers);
+    under_all_schedules([&] {
+      require(through(cuda::Loop::kCooperative, BlurWay::kInPlace) == expected, classes,
+              " classes: another result");
+    });
+  }
+}
+
 void mean_fields() {
   // Positions: three axes, of which two are in place; positions and colours: six.
   for (const int64_t classes : {2, 21}) {
@@ -327,6 +344,7 @@ int run_all() {
   test("the longest chain in place is as long as it is said", longest_chain_is_the_last_in_place);
   test("every step finds its rows where the one before left them", plans_fit_together);
   test("mean fields and their gradients", mean_fields);
+  test("mean fields in one launch", one_launch);
   test("gradients of features", gradients_of_features);
   return failures + kMistakes.run_all();
 }

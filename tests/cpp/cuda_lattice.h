@@ -38,6 +38,11 @@ class Memory {
     return {
         {}, [](void* self, size_t bytes) { return static_cast<Memory*>(self)->take(bytes); }, this};
   }
+  [[nodiscard]] int64_t bytes() const {
+    int64_t sum = 0;
+    for (const Bytes& piece : taken_) sum += piece.bytes();
+    return sum;
+  }
 
  private:
   void* take(size_t bytes) {

@@ -74,17 +74,20 @@ struct CpuKernels {
 
 template <typename Result, typename T>
 std::vector<Result> infer(const Problem<T>& problem, const std::vector<CudaLattice<T>>& lattices,
-                          Output output, cuda::Loop loop = cuda::Loop::kAutomatic) {
+                          Output output, cuda::Loop loop = cuda::Loop::kAutomatic,
+                          cuda::BlurWay blur = cuda::BlurWay::kAutomatic) {
   const std::vector<cuda::Kernel> kernels = cuda_kernels(problem, lattices);
   const int64_t classes = output == Output::kLabels ? 1 : problem.classes;
   std::vector<Result> result(problem.images * problem.points() * classes, Result(7));
   const auto tiles = cuda::tile_map(problem.grid.data(), static_cast<int>(problem.grid.size()));
   Memory memory;
+  cuda::Context context = memory.context();
+  context.blur = blur;
   cuda::mean_field(kCudaScalar<T>,
                    {problem.images, problem.classes, problem.logits.data(), tiles, kernels.data(),
                     static_cast<int>(kernels.size()), problem.iterations, problem.damping,
                     problem.tolerance, output, result.data(), nullptr, nullptr, loop},
-                   memory.context());
+                   context);
   return result;
 }
 

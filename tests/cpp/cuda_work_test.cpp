@@ -19,8 +19,15 @@ constexpr int64_t kLaunchesOfIteration = 1 + kBilateralAxes + 1;
 constexpr int64_t kLaunchesBeside = 3;  // the unaries, two foldings
 constexpr int64_t kFirstPass = 1;
 
+// README.md states these bounds of the memory, in bytes for each pixel, float32.
+constexpr int64_t kPositionLattice = 162, kBilateralLattice = 504;
+constexpr int64_t kBilateralVertex = 68;  // and for each vertex the bound leaves room for
+constexpr int64_t kRows = 19;             // two buffers of 3 + 6 partial rows, and the unaries
+constexpr int64_t kFolded = 44;           // weights and scales of both lattices
+
 struct Work {
   emulator::Statistics builds, inference;
+  int64_t position_lattice, bilateral_lattice, scratch;  // bytes
 };
 
 struct Call {
@@ -31,6 +38,7 @@ struct Call {
   int64_t iterations = 5;
   int64_t classes = 21;
   cuda::Loop loop = cuda::Loop::kLaunches;
+  int64_t max_vertices = 0;  // of the bilateral lattice; 0: as many as there can be
 };
 
 // Both lattices and the mean field, from bytes to labels.
@@ -38,6 +46,7 @@ Work work_of(const Call& call) {
   ByteImages positions(call.grid, 0, 1, true, 3.0);
   ByteImages pictures(call.grid, 3, call.images, true, 20.0, 13.0, call.contents);
   positions.arguments.table = pictures.arguments.table = call.table;
+  if (call.max_vertices > 0) pictures.arguments.max_vertices = call.max_vertices;
   emulator::reset_statistics();
   const Built<float> gaussian(positions.arguments), bilateral(pictures.arguments);
   Work work{};
@@ -57,6 +66,9 @@ Work work_of(const Call& call) {
        0.0, 0.0, Output::kLabels, labels.data(), nullptr, nullptr, call.loop},
       memory.context());
   work.inference = emulator::statistics();
+  work.position_lattice = gaussian.points.bytes() + gaussian.vertices.bytes();
+  work.bilateral_lattice = bilateral.points.bytes() + bilateral.vertices.bytes();
+  work.scratch = memory.bytes();
   return work;
 }
 
@@ -111,6 +123,23 @@ void shapes_alone_decide() {
   require_same(once, work_of({.images = 3, .contents = Contents::kUnequal}), "a batch");
 }
 
+void require_bytes(const char* what, int64_t found, int64_t expected) {
+  require(std::abs(found - expected) <= 4096, what, " takes ", found, " bytes, expected ",
+          expected);
+}
+
+// Of whole tiles; a row of 21 classes has 24 values, 6 chunks of 16 bytes.
+void memory_is_as_stated() {
+  const std::vector<int64_t> grid{64, 80};
+  const int64_t pixels = grid[0] * grid[1], row = 96, bound = 1000;
+  const Work work = work_of({.grid = grid}), less = work_of({.grid = grid, .max_vertices = bound});
+  require_bytes("the lattice of positions", work.position_lattice, kPositionLattice * pixels);
+  require_bytes("the bilateral lattice", work.bilateral_lattice, kBilateralLattice * pixels);
+  require_bytes("mean field", work.scratch, (kRows * row + kFolded) * pixels);
+  require_bytes("what a bound saves", work.bilateral_lattice - less.bilateral_lattice,
+                kBilateralVertex * (6 * pixels - bound));
+}
+
 void copies_and_memsets_are_counted() {
   float from = 1.0f, to = 0.0f;
   emulator::reset_statistics();
@@ -129,6 +158,7 @@ int run_all() {
   failures += run_test("iterations ask for as much as designed", iterations_are_as_designed);
   failures += run_test("a cooperative launch holds all iterations", a_loop_is_one_launch);
   failures += run_test("nothing is copied", nothing_is_copied);
+  failures += run_test("memory is as stated", memory_is_as_stated);
   failures += run_test("shapes alone decide how much is asked for", shapes_alone_decide);
   return failures;
 }

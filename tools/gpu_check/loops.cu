@@ -1,10 +1,12 @@
-// Mean field's iterations launch by launch and in one cooperative launch, on the GPU at hand: that
-// both give the same bits, and how long a call takes, called and replayed as a CUDA graph. JSON on
-// standard output. The CUDA backend is linked without torch.
+// Mean field's iterations launch by launch and in one cooperative launch, and launch by launch with
+// the blur from buffer to buffer and in place, on the GPU at hand: that all give the same bits, and
+// how long a call takes, called and replayed as a CUDA graph. JSON on standard output. The CUDA
+// backend is linked without torch.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <iterator>
 #include <vector>
 
 #include "cuda/backend.h"
@@ -73,6 +75,7 @@ unsigned random_bits(uint64_t number) {
 
 struct Case {
   int64_t images, height, width, classes;
+  double positions, colours;  // bandwidths of the bilateral kernel
   [[nodiscard]] int64_t points() const { return height * width; }
 };
 
@@ -112,7 +115,9 @@ Lattice build(const Case& c, const unsigned char* pixels, Stream stream, Scratch
   a.from.pixel_stride[1] = c.width;
   a.from.channel_stride = c.points();
   a.from.batch_stride = 3 * c.points();
-  for (int m = 0; m < 5; ++m) a.sigmas.value[m] = pixels == nullptr ? 3.0 : m < 2 ? 80.0 : 13.0;
+  for (int m = 0; m < 5; ++m) {
+    a.sigmas.value[m] = pixels == nullptr ? 3.0 : m < 2 ? c.positions : c.colours;
+  }
   a.max_vertices = c.points() * (a.from.dimensions + 1);
   const LatticeShape shape =
       plan_shape(a.from.batch, a.from.tiles, a.from.dimensions, sizeof(float), a.max_vertices);
@@ -159,11 +164,12 @@ double time_of_graph(Stream stream, const std::function<void()>& call) {
 struct Way {
   const char* name;
   Loop loop;
+  BlurWay blur;
   double call_us, graph_us;
   std::vector<float> result;
 };
 
-// Whether both ways gave the same bits, the graphs' replays included.
+// Whether all ways gave the same bits, the graphs' replays included.
 bool measure(const Case& c, Stream stream, Scratch& scratch, bool first) {
   const std::vector<unsigned char> pictures = make_pictures(c);
   const unsigned char* pixels = on_device(pictures);
@@ -174,27 +180,34 @@ bool measure(const Case& c, Stream stream, Scratch& scratch, bool first) {
                              Compatibility::kPotts, weights + 1}};
   const size_t values = static_cast<size_t>(c.images * c.classes * c.points());
   auto* result = static_cast<float*>(device_memory(values * sizeof(float)));
-  Way ways[] = {{"launches", Loop::kLaunches, 0, 0, std::vector<float>(values)},
-                {"cooperative", Loop::kCooperative, 0, 0, std::vector<float>(values)}};
+  Way ways[] = {{"launches", Loop::kLaunches, BlurWay::kAutomatic, 0, 0, {}},
+                {"cooperative", Loop::kCooperative, BlurWay::kAutomatic, 0, 0, {}},
+                {"two_buffers", Loop::kLaunches, BlurWay::kTwoBuffers, 0, 0, {}},
+                {"in_place", Loop::kLaunches, BlurWay::kInPlace, 0, 0, {}}};
   for (Way& way : ways) {
     const auto call = [&] {
+      Context context = scratch.context(stream);
+      context.blur = way.blur;
       mean_field(
           Scalar::kFloat32,
           {c.images, c.classes, logits, kernels[0].lattice.shape.tiles, kernels, 2, kIterations,
            0.0, 0.0, Output::kProbabilities, result, nullptr, nullptr, way.loop},
-          scratch.context(stream));
+          context);
     };
+    way.result.resize(values);
     way.call_us = time_of(stream, call);
     way.graph_us = time_of_graph(stream, call);
     require(cudaMemcpy(way.result.data(), result, values * sizeof(float), cudaMemcpyDeviceToHost),
             "copy");
   }
-  const bool same = ways[0].result == ways[1].result;  // NaN would differ
+  const bool same = std::all_of(std::begin(ways), std::end(ways), [&](const Way& way) {
+    return way.result == ways[0].result;  // NaN would differ
+  });
   std::printf(
       "%s{\"images\": %lld, \"height\": %lld, \"width\": %lld, \"classes\": %lld, "
-      "\"tiles\": %lld, \"same_bits\": %s",
+      "\"sxy\": %.0f, \"srgb\": %.0f, \"tiles\": %lld, \"same_bits\": %s",
       first ? "" : ", ", static_cast<long long>(c.images), static_cast<long long>(c.height),
-      static_cast<long long>(c.width), static_cast<long long>(c.classes),
+      static_cast<long long>(c.width), static_cast<long long>(c.classes), c.positions, c.colours,
       static_cast<long long>(c.images * kernels[0].lattice.shape.tiles.tiles),
       same ? "true" : "false");
   for (const Way& way : ways) {
@@ -221,9 +234,11 @@ int main() {
   cudaStream_t stream;
   require(cudaStreamCreate(&stream), "stream");
   Scratch scratch;
-  const Case cases[] = {{1, 64, 64, 21},    {1, 128, 128, 21}, {1, 256, 256, 21},
-                        {1, 375, 500, 2},   {1, 375, 500, 21}, {1, 512, 512, 21},
-                        {1, 768, 1024, 21}, {4, 256, 256, 21}};
+  const Case cases[] = {{1, 64, 64, 21, 80, 13},    {1, 128, 128, 21, 80, 13},
+                        {1, 256, 256, 21, 80, 13},  {1, 375, 500, 2, 80, 13},
+                        {1, 375, 500, 21, 80, 13},  {1, 512, 512, 21, 80, 13},
+                        {1, 768, 1024, 21, 80, 13}, {4, 256, 256, 21, 80, 13},
+                        {1, 375, 500, 21, 67, 3},   {1, 768, 1024, 21, 67, 3}};
   bool same = true;
   std::printf("{\"gpu\": \"%s\", \"processors\": %d, \"iterations\": %d, \"cases\": [", about.name,
               about.multiProcessorCount, kIterations);

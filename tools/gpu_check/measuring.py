@@ -12,7 +12,7 @@ from .tree import ROOT
 
 HERE = Path(__file__).resolve().parent
 LOOPS_FLAGS = ("-std=c++20", "-O3", "--expt-relaxed-constexpr", f"-I{ROOT / 'csrc'}")
-LOOPS_DIFFER = 2  # loops.cu's exit code where one launch gives other bits than many
+LOOPS_DIFFER = 2  # loops.cu's exit code where its ways give different bits
 
 
 def benchmark(context: Context, until: float) -> Any:
@@ -71,7 +71,7 @@ def hardware(context: Context, until: float) -> Any:
 
 
 def loops(context: Context, until: float) -> Any:
-    """Mean field launch by launch and in one cooperative launch: the same bits, and the times."""
+    """Mean field by launches or one, blurred by two buffers or in place: the bits, and times."""
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         return "skipped", "there is no nvcc", {}, ()
@@ -110,4 +110,4 @@ def backend_objects() -> list[str]:
 
 def _architecture(context: Context) -> str:
     machine = json.loads((context.work / "machine.log").read_text().splitlines()[0])
-    return "sm_" + machine.get("capability", "9.0").replace(".", "")
+    return "sm_" + str(machine.get("capability", "9.0")).replace(".", "")
