@@ -17,7 +17,7 @@ enum class Loop : int { kAutomatic, kLaunches, kCooperative };
 // An iteration is 2 + (d + 1) steps, each of which ends in a barrier (every block adds to one
 // counter and waits for the last) in place of a launch (the device drains, and the next kernel
 // fills it). That saves the same few microseconds at any size. What it costs grows with the size:
-// sums and blur alone need half the registers, and have twice as many loads on their way.
+// two blocks a processor have fewer loads on their way than each kernel alone has, the blur half.
 constexpr int64_t kLoopTiles = 3;
 
 struct Lattice {

@@ -7,15 +7,17 @@ namespace densecrf::testing {
 
 namespace {
 
+using cuda::BlurWay;
 using cuda::Loop;
 
 // Launch by launch, then as one launch under every schedule.
 template <typename Result, typename T>
-void compare(const Problem<T>& problem, const std::string& what, Output output) {
+void compare(const Problem<T>& problem, const std::string& what, Output output,
+             BlurWay blur = BlurWay::kTwoBuffers) {
   const auto lattices = cuda_lattices(problem);
   const auto expected = infer<Result>(problem, lattices, output, Loop::kLaunches);
   under_all_schedules([&] {
-    const auto found = infer<Result>(problem, lattices, output, Loop::kCooperative);
+    const auto found = infer<Result>(problem, lattices, output, Loop::kCooperative, blur);
     require(std::memcmp(found.data(), expected.data(), found.size() * sizeof(Result)) == 0, what,
             ": one launch gives other bits than many");
   });
@@ -58,8 +60,10 @@ void any_kernels() {
       }
       problem.kernels.back().compatibility = Compatibility::kPerClass;
       problem.kernels.back().weights = noise<float>(4, 0.1, 0.5, 8);
-      compare(problem, text(each.size(), " kernels, the first of ", each[0], " dimensions, ",
-                            iterations, " iterations"));
+      const auto what = text(each.size(), " kernels, the first of ", each[0], " dimensions, ",
+                             iterations, " iterations");
+      compare(problem, what);
+      compare<float>(problem, what + ", in place", Output::kLogits, BlurWay::kInPlace);
     }
   }
 }
@@ -161,6 +165,12 @@ void three_iterations() {
   compare(problem, "three iterations");
 }
 
+void three_iterations_in_place() {
+  Problem<float> problem = image_crf<float>({20, 36}, 5, Normalization::kSymmetric);
+  problem.iterations = 3;
+  compare<float>(problem, "three iterations", Output::kProbabilities, BlurWay::kInPlace);
+}
+
 int run_all() {
   int failures = 0;
   const auto test = [&](const char* sentence, void (*body)()) {
@@ -188,6 +198,9 @@ const Mistakes kMistakes({
     {"no grid barrier between sums and blur", three_iterations, without_grid_barrier(1)},
     {"no grid barrier between two axes", three_iterations, without_grid_barrier(2)},
     {"no grid barrier between blur and slice", three_iterations, without_grid_barrier(7)},
+    {"nothing, in place", three_iterations_in_place, {}, true},
+    {"no grid barrier between two axes in place", three_iterations_in_place,
+     without_grid_barrier(3)},
     {"no grid barrier between iterations", three_iterations, without_grid_barrier(8)},
     {"no grid barrier between axes, in the last iteration", three_iterations,
      without_grid_barrier(21)},
