@@ -211,7 +211,12 @@ def test_before_the_first_iteration_ctrl_c_ends_at_once(
 
     monkeypatch.setattr(start, "check_labels", check)
     command = ["train", str(config), "-o", str(tmp_path / "run"), "--device", "cpu"]
-    assert main(command) == 130
+    # Python's own, which a shell that starts jobs in the background takes away.
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert main(command) == 130
+    finally:
+        signal.signal(signal.SIGINT, former)
     assert capsys.readouterr().err.endswith("deeplab train: interrupted\n")
     assert not (tmp_path / "run" / "last.pt").exists()
 
