@@ -5,8 +5,6 @@
 
 namespace densecrf::cuda {
 
-constexpr int kWidest = 32;  // channels that go through a lattice at a time
-
 // values [images, N, channels] -> rows [images, tiles, 256, chunks] of the `count` channels from
 // `first` on; zeros where there is no point or no channel.
 template <typename T>

@@ -12,7 +12,7 @@
 namespace densecrf::cuda {
 
 // Blocks a processor that the loop shall hold. It has the pass over the points, the sums and the
-// blur in one kernel, whose common registers, some 110, leave room for no more.
+// blur in one kernel, whose common registers, some 120, leave room for no more.
 constexpr int kLoopResident = 2;
 
 // Rows have kLanes * kChunks chunks. `steps`: of the blur of the lattice with most axes.
@@ -21,6 +21,7 @@ __global__ void __launch_bounds__(kTile, kLoopResident)
     run_iterations(const __grid_constant__ PassList<T> list,
                    const __grid_constant__ FusedArguments<T> a, int64_t iterations, int steps) {
   constexpr int kWidth = kLanes * kChunks;
+  auto& sums = shared_memory<FusedShared<T, kWidth>>().sums;
   // Every other lattice is taken from the other end: blocks that have a row more of one have none
   // more of the next.
   const BlockPlace place = place_in_grid();
@@ -34,7 +35,8 @@ __global__ void __launch_bounds__(kTile, kLoopResident)
     if (i == iterations) return;
     grid_barrier();
     for (int k = 0; k < list.count; ++k) {
-      gather_partial_rows(list.lattice[k], round, kWidth, place_for(k));
+      if (k > 0) __syncthreads();  // the last lattice's sums lay where this one's will
+      gather_partial_rows(list.lattice[k], round, kWidth, place_for(k), sums);
     }
     grid_barrier();
     for (int step = 0; step < steps; ++step) {

@@ -74,8 +74,9 @@ __device__ __forceinline__ void softmax_of_lanes(Chunk<T>* x, bool logarithm) {
 }
 
 template <typename T, int kWidth>
-struct FusedShared {
+union FusedShared {
   Chunk<T> values[kTile * kWidth];
+  LongListSums<Chunk<T>, kWidth> sums;  // for a kernel that adds up partial rows besides
 };
 
 // Slices what was blurred in a round, where there is something, and splats into the next. Rows have

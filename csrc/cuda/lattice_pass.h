@@ -71,18 +71,21 @@ class LatticePass {
 
   // From partial rows that have been splatted to rows that can be sliced.
   void blur() {
-    const BlockShares shares = share_blocks();
-    launch(context_.stream, add_partial_rows<T>, shares.first[list_.count], kTile, list_, shares);
+    // Few vertices may have long lists: a block for every few.
+    const BlockShares sums = share_blocks(kSumsOfBlock);
+    launch(context_.stream, add_partial_rows<T>, sums.first[list_.count], kTile, list_, sums);
+    const BlockShares shares = share_blocks(kTile / std::min(list_.chunks, kWarp));
     for (int step = 0; step < steps(); ++step) {
       launch(context_.stream, blur_rows<T>, shares.first[list_.count], kTile, list_, step, shares);
     }
   }
 
  private:
-  // Every lattice gets blocks for as many rows as it may have.
-  [[nodiscard]] BlockShares share_blocks() const {
+  static constexpr int64_t kSumsOfBlock = 4;
+
+  // Every lattice gets blocks for as many rows as it may have, so many a block.
+  [[nodiscard]] BlockShares share_blocks(int64_t per_block) const {
     BlockShares shares{};
-    const int64_t per_block = kTile / std::min(list_.chunks, kWarp);
     for (int k = 0; k < list_.count; ++k) {
       const PassLattice<T>& pass = list_.lattice[k];
       shares.first[k + 1] =

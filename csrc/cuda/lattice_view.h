@@ -52,7 +52,7 @@ struct LatticeView {
   // By tile. Lanes without a point have row 0 and weight 0, and no entries.
   const int32_t* row;         // [B, tiles, V, 256] vertex, numbered through the batch
   const T* weight;            // [B, tiles, V, 256] barycentric
-  const uint16_t* entry;      // [B, tiles, V * 256] incidences; see entries_end
+  const uint16_t* entry;      // [B, tiles, V * 256] incidences; see runs_of_tile
   const int32_t* tile_first;  // [B * tiles + 1] first tile row of each tile
   // By tile row.
   const uint16_t* entry_first;  // [tile_row_capacity] its first entry, counted within the tile
@@ -72,12 +72,6 @@ struct LatticeView {
   HOST_DEVICE const int32_t* next_along(int axis) const { return previous_along(axis) + capacity; }
   HOST_DEVICE const int32_t* heads_along(int axis) const {
     return chain_head + axis * (capacity / 2);
-  }
-
-  // One past the last entry of tile row t, which belongs to tile number `tile` of the batch.
-  HOST_DEVICE int entries_end(int64_t tile, int64_t t) const {
-    return t + 1 < tile_first[tile + 1] ? entry_first[t + 1]
-                                        : tiles.points_in(tile % tiles.tiles) * vertices_per_point;
   }
 };
 

@@ -47,6 +47,10 @@ constexpr int64_t chunks_for(int64_t channels) {
   return (channels + kChunk<T> - 1) / kChunk<T>;
 }
 
+constexpr int kWidest = 32;  // channels that go through a lattice at a time
+template <typename T>
+constexpr int kMostChunks = kWidest / kChunk<T>;
+
 // How the threads of a block share rows of `chunks` chunks: each row has the `lanes` threads that
 // load it side by side.
 struct RowShare {
