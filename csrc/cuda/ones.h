@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(kTile) sum_tile_rows(LatticeView<T> lattice, T
 // Eight lanes own a vertex: each adds every eighth of its tile rows, then they add up; for long
 // lists a block does.
 template <typename T>
-__global__ void __launch_bounds__(kTile)
+__global__ void __launch_bounds__(kTile, kResident)
     sum_vertices(LatticeView<T> lattice, const T* partial, T* sums) {
   constexpr int kLanes = 8, kMost = 32 * kLanes;
   auto& shared = shared_memory<LongListSums<T, 1>>();

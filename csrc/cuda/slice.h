@@ -18,8 +18,8 @@ __device__ __forceinline__ void slice_point(const PassLattice<T>& pass, int roun
   const int32_t* row = lattice.row + incidence;
   const T* weight = pass.weight + incidence;
   const Chunk<T>* rows = as_chunks(pass.blurred(round)) + copy * lattice.capacity * chunks + first;
-  // Rows on their way at once: two are enough where each is three loads, and leave registers free.
-#pragma unroll(kChunks < 3 ? 3 : 2)
+  // Rows on their way at once: two are enough where each is several loads, and spare registers.
+#pragma unroll(kChunks < 2 ? 3 : 2)
   for (int r = 0; r < lattice.vertices_per_point; ++r) {
     const T w = weight[r * kTile];
     const Chunk<T>* from = rows + static_cast<int64_t>(row[r * kTile]) * chunks;

@@ -94,11 +94,11 @@ __device__ __forceinline__ void gather_partial_rows(const PassLattice<T>& pass, 
   const LaneGroups lanes = group_lanes(chunks);
   lists.for_each(shared, found, length_of, [&](int64_t i, int turn) {
     const int64_t copy = copy_of(i), v = i - copy * vertices;
-    const int32_t* rows = lattice.tile_row + lattice.vertex_first[v];
+    const int32_t begin = lattice.vertex_first[v];
     const Chunk<T>* from = source + copy * lattice.tile_row_capacity * chunks + lanes.chunk;
     sum_long_list(
-        shared, lanes, turn, length_of(i),
-        [&](int j) { return from[static_cast<int64_t>(rows[j]) * chunks]; },
+        shared, lanes, turn, lattice.vertex_first[v + 1] - begin,
+        [&](int j) { return from[static_cast<int64_t>(lattice.tile_row[begin + j]) * chunks]; },
         [&](const Chunk<T>& sum) {
           target[(copy * lattice.capacity + v) * chunks + lanes.chunk] = sum;
         });
