@@ -4,7 +4,8 @@ setup.py builds the extension modules with it, ``python tools/native.py`` the C+
 is made again when its source, a header it includes, its command or its compiler has changed: the
 compiler's own dependency files say which headers those are. Nothing here needs torch.
 
-Environment: CXX and CXXFLAGS and LDFLAGS as usual, MAX_JOBS the number of compilers at once.
+Environment: CXX and CXXFLAGS and LDFLAGS as usual, MAX_JOBS how many compilers or tests run
+side by side.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import lru_cache
@@ -130,11 +131,15 @@ def run(command: Sequence[str]) -> str:
     return result.stderr
 
 
+def jobs_at_once() -> int:
+    """MAX_JOBS, or as many as there are cores."""
+    return max(1, int(os.environ.get("MAX_JOBS") or len(os.sched_getaffinity(0))))
+
+
 def compile_all(units: Sequence[Unit]) -> list[str]:
     """Compiles what is not current, in parallel; returns the objects of all units."""
     stale = [unit for unit in units if not unit.is_current()]
-    jobs = int(os.environ.get("MAX_JOBS") or len(os.sched_getaffinity(0)))
-    with ThreadPoolExecutor(max(1, jobs)) as pool:
+    with ThreadPoolExecutor(jobs_at_once()) as pool:
         try:
             list(pool.map(Unit.compile, stale))
         except SystemExit:
@@ -262,6 +267,24 @@ def cpp_tests(folder: Path, flags: Sequence[str], cuda: bool, only: str = "*") -
     return programs
 
 
+def run_tests(programs: Sequence[Path], prefix: Sequence[str]) -> None:
+    """Runs the programs side by side and shows what each said when it ends; stops at a failure."""
+
+    def run_one(program: Path) -> subprocess.CompletedProcess[str]:
+        command = [*prefix, str(program)]
+        return subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        )
+
+    with ThreadPoolExecutor(jobs_at_once()) as pool:
+        for future in as_completed([pool.submit(run_one, program) for program in programs]):
+            done = future.result()
+            print(f"  {shlex.join(done.args)}\n{done.stdout}", end="", flush=True)
+            if done.returncode:
+                pool.shutdown(cancel_futures=True)
+                raise fail(f"{done.args[-1]} failed with exit status {done.returncode}")
+
+
 def main() -> None:
     """Builds the C++ tests into --folder with --flags and prints the programs' names, to be run."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -278,12 +301,7 @@ def main() -> None:
         options.folder, shlex.split(options.flags), not options.cpu_only, options.only
     )
     if options.run is not None:
-        for program in programs:
-            command = [*shlex.split(options.run), str(program)]
-            print(f"  {shlex.join(command)}", flush=True)
-            status = subprocess.run(command).returncode
-            if status:
-                raise fail(f"{program} failed with exit status {status}")
+        run_tests(programs, shlex.split(options.run))
     verb = "built" if options.run is None else "passed"
     print(f"densecrf_gpu: {len(programs)} C++ tests for {machine(compiler())} {verb}")
 
