@@ -106,12 +106,13 @@ arm64-check:  ## the C++ tests for arm64, run by qemu-aarch64 where it is instal
 	CXX=$(ARM64_CXX) $(PYTHON) tools/native.py --folder build/arm64 --flags="-static" --cpu-only \
 	  $$(command -v qemu-aarch64 >/dev/null && echo --run qemu-aarch64)
 
-cuda-build: $(VENV)/.base  ## compile the CUDA module with nvcc for all GPUs, check its kernels; needs no GPU
+cuda-build: $(VENV)/.base  ## compile for all GPUs with nvcc and CUDA 12.4, check the kernels; needs no GPU
 ifeq ($(wildcard csrc/cuda/*.cu),)
 	@echo "these sources have no csrc/cuda/*.cu: nothing to build for CUDA"
 else
 	DENSECRF_CUDA=1 $(BIN)/python setup.py -q build_ext
 	$(BIN)/python tools/cuda_resources.py
+	$(BIN)/python tools/cuda_12_4.py
 endif
 
 # Where the GPU is there may be no registry: what its Python does not have travels in this folder.

@@ -4,7 +4,7 @@
 
 #include <cstddef>
 
-#include "device.h"
+#include "launch.h"
 
 namespace densecrf::cuda {
 

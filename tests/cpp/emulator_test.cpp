@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "cuda/cooperative.h"
+#include "cuda/launch.h"
 #include "cuda_schedules.h"
 
 namespace densecrf::testing {

@@ -1,11 +1,12 @@
 // What the designs of the CUDA backend rest on, measured on the GPU at hand: JSON on standard
 // output.
 //
-//   copy        a large array read and written once: the ceiling of every streaming pass
-//   gather      rows of 96 bytes (21 labels, padded) read at random from tables of several sizes:
-//   slice scatter     the same rows added to with vector reductions: what a splat by atomics would
-//   cost shared      16-byte reads of shared memory launch      an empty kernel, one after another,
-//   and as nodes of a graph
+// * copy: a large array read and written once, the ceiling of every streaming pass.
+// * gather: rows of 96 bytes (21 labels, padded) read at random from tables of several sizes, which
+//   is what a slice costs.
+// * scatter: the same rows added to with vector reductions, what a splat by atomics would cost.
+// * shared: 16-byte reads of shared memory.
+// * launch: an empty kernel, one after another, and as nodes of a graph.
 #include <cuda_runtime.h>
 
 #include <algorithm>
