@@ -111,8 +111,9 @@ ifeq ($(wildcard csrc/cuda/*.cu),)
 	@echo "these sources have no csrc/cuda/*.cu: nothing to build for CUDA"
 else
 	DENSECRF_CUDA=1 $(BIN)/python setup.py -q build_ext
-	$(BIN)/python tools/cuda_resources.py
-	$(BIN)/python tools/cuda_12_4.py
+	$(BIN)/python -m tools.cuda_resources
+	$(BIN)/python -m tools.cuda_module
+	$(BIN)/python -m tools.cuda_12_4
 endif
 
 # Where the GPU is there may be no registry: what its Python does not have travels in this folder.

@@ -1,6 +1,6 @@
 """Compiles the device code with CUDA 12.4, the oldest toolkit that the sources are written for.
 
-Usage: python tools/cuda_12_4.py. The compiler is NVRTC 12.4 and the assembler ptxas 12.4, from the
+Usage: python -m tools.cuda_12_4. The compiler is NVRTC 12.4 and the assembler ptxas 12.4, from the
 wheels that NVIDIA publishes; they are fetched once, into build/cuda-12.4. There is no nvcc 12.4
 among them, so what runs on the host is left out: the standard library is a stand-in of
 declarations, csrc/cuda/launch.h one that names kernels without launching them, and of the runtime
@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from zipfile import ZipFile
 
-from native import CUDA_EMBEDDING, ROOT, sources
+from tools.native import CUDA_EMBEDDING, ROOT, sources
 
 FOLDER = Path("build/cuda-12.4")
 WHEELS = (

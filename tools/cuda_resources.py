@@ -1,9 +1,8 @@
 """Checks what each CUDA kernel takes of a GPU, on every architecture it was compiled for.
 
-Usage: python tools/cuda_resources.py, after a build with CUDA. It reads the reports that the build
+Usage: python -m tools.cuda_resources, after a build with CUDA. It reads the reports that the build
 keeps beside its objects. A spilled register or a stack frame is memory traffic in an inner loop
-that nobody wrote, and a block that takes too much leaves a GPU half empty: both are failures. So
-is a module that is bound to a library of CUDA: where there is no driver it could not be loaded.
+that nobody wrote, and a block that takes too much leaves a GPU half empty: both are failures.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ _KERNEL = re.compile(r"Compiling entry function '(\w+)' for '(sm_\w+)'")
 _STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 _USED = re.compile(r"Used (\d+) registers")
 _SHARED = re.compile(r"(\d+) bytes smem")
-_NEEDED = re.compile(r"\(NEEDED\).*\[(.+)\]")
 
 
 @dataclass(frozen=True)
@@ -83,27 +81,8 @@ def readable(name: str) -> str:
     return re.sub(r"\(.*\)$", "", said.strip()).replace("densecrf::cuda::", "")
 
 
-def needed_libraries(module: Path) -> list[str]:
-    """The libraries that a shared object is bound to, by readelf's account."""
-    command = ["readelf", "--dynamic", "--wide", str(module)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return _NEEDED.findall(said)
-
-
-def binding_faults(needed: list[str]) -> list[str]:
-    """Says which libraries the module of the CUDA backend must not be bound to, or lacks."""
-    faults = [
-        f"it is bound to {name}, which is not there without a driver or toolkit"
-        for name in needed
-        if name.startswith(("libcuda", "libnv"))
-    ]
-    if "libtorch.so" not in needed:
-        faults.append(f"it is not bound to libtorch.so, but to {', '.join(needed) or 'nothing'}")
-    return faults
-
-
 def main() -> None:
-    """Checks the module and all kernels, and prints the largest kernel of each kind."""
+    """Checks all kernels, and prints the largest kernel of each kind."""
     kernels = [
         kernel
         for folder in ("cuda", "torch")
@@ -117,11 +96,6 @@ def main() -> None:
         for kernel in kernels
         for fault in kernel.faults()
     ]
-    modules = sorted(Path("build").glob("lib*/densecrf_gpu/_CUDA*.so"))
-    if not modules:
-        sys.exit("densecrf_gpu: no densecrf_gpu/_CUDA*.so in build/lib*: build with CUDA first")
-    for module in modules:
-        faults += [f"{module}: {fault}" for fault in binding_faults(needed_libraries(module))]
     print(*faults, sep="\n")
     names = {kernel.name for kernel in kernels}
     archs = sorted({kernel.arch for kernel in kernels}, key=lambda arch: int(arch[3:].rstrip("af")))
@@ -138,9 +112,7 @@ def main() -> None:
             f" ({readable(shared.name)})"
         )
     if faults:
-        sys.exit(
-            f"densecrf_gpu: {len(faults)} faults in the CUDA kernels or their module, see above"
-        )
+        sys.exit(f"densecrf_gpu: {len(faults)} faults in the CUDA kernels, see above")
 
 
 if __name__ == "__main__":
