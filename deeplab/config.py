@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, get_type_hints
 
@@ -76,13 +77,15 @@ class Config:
         head: ``"linear"``, a 1×1 classifier (cascade of v3); ``"sum"``, the summed classifiers of
             v1 and v2; ``"aspp"`` of v3; ``"decoder"``, ASPP and decoder of v3+.
         num_classes: channels of the scores.
-        output_stride: input size over that of the last map: 8, 16 or 32, or more in the cascade.
+        output_stride: input size over that of the last map: 4, 8, 16 or 32, or more in the
+            cascade.
         align_corners: of every bilinear interpolation: True in Caffe and TensorFlow, False in
             torchvision and most of PyTorch.
         scales: of the input, the first of them 1; the scores of several are fused by their maximum
             (v2, MSC).
         inputs: normalisation of the images, see ``normalize``.
-        auxiliary: a second classifier on the middle level, for training.
+        auxiliary: a second classifier on the middle level, for training: of v3 and v3+ at one
+            scale.
         bn_eps: of batch normalisation in the head.
         backbone_bn_eps: of batch normalisation in the backbone: 1e-3 in TensorFlow's Xception and
             in MobileNetV3.
@@ -158,12 +161,19 @@ class Config:
                     f"expected {name} to be one of {choices}, found {getattr(self, name)!r}"
                 )
         self._check_ranges()
-        if self.scales[:1] != (1.0,) or min(self.scales) <= 0:
-            raise ValueError(f"expected scales to be positive and to start at 1, got {self.scales}")
+        if self.scales[:1] != (1.0,) or not all(0 < scale < math.inf for scale in self.scales):
+            raise ValueError(
+                f"expected scales to be positive and finite and to start at 1, found {self.scales}"
+            )
         if self.head == "sum" and not self.rates:
             raise ValueError(f"the head {self.head!r} needs rates, found none")
         if self.head == "decoder" and self.backbone == "vgg16":
             raise ValueError("the decoder is not defined on vgg16: expected head 'aspp' or 'sum'")
+        if self.auxiliary and (self.head == "sum" or len(self.scales) > 1):
+            raise ValueError(
+                "the losses of v1 and v2, and those of several scales, have no auxiliary "
+                "classifier: expected auxiliary=False"
+            )
         variants = _VARIANTS.get(self.backbone, (self.variant,))
         if self.variant not in variants:
             raise ValueError(
@@ -182,11 +192,15 @@ class Config:
                 if smallest < least:
                     raise ValueError(f"expected {name} >= {least}, found {found}")
         for name in ("bn_eps", "backbone_bn_eps", "bn_momentum"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"expected {name} > 0, found {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"expected {name} > 0 and finite, found {getattr(self, name)}")
         for name in ("dropout", "bn_momentum"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"expected {name} in [0, 1], found {getattr(self, name)}")
+        if len(self.multi_grid) != 3:
+            raise ValueError(f"expected 3 factors in multi_grid, found {self.multi_grid}")
+        if self.project_kernel % 2 == 0:
+            raise ValueError(f"expected project_kernel to be odd, found {self.project_kernel}")
 
     def _check_unread(self, reader: str, table: dict[str, tuple[str, ...]]) -> None:
         for field in fields(self):
@@ -195,16 +209,35 @@ class Config:
                 raise ValueError(f"{reader!r} does not read {field.name}, found {value!r}")
 
     def rates_for(self, output_stride: int) -> tuple[int, ...]:
-        """The head's rates at an output stride; ValueError if they are no whole numbers."""
-        if not self.rates_at or self.head not in _ATROUS_HEADS:
-            return self.rates
-        scaled = [(rate * self.rates_at, output_stride) for rate in self.rates]
-        if any(product % stride for product, stride in scaled):
+        """The head's rates at an output stride.
+
+        Raises:
+            ValueError: the backbone does not have that stride, or the rates there are no whole
+                numbers, or odd ones of an even kernel, which no padding could centre.
+        """
+        possible = [4 << i for i in range(4 + self.cascade)]
+        if output_stride not in possible:
             raise ValueError(
-                f"rates {self.rates} at output stride {self.rates_at} are no whole numbers at "
+                f"expected output_stride to be one of {possible}, found {output_stride}"
+            )
+        if self.head not in _ATROUS_HEADS:
+            return self.rates
+        rates = self.rates
+        if self.rates_at:
+            products = [rate * self.rates_at for rate in rates]
+            if any(product % output_stride for product in products):
+                raise ValueError(
+                    f"rates {rates} at output stride {self.rates_at} are no whole numbers at "
+                    f"{output_stride}"
+                )
+            rates = tuple(product // output_stride for product in products)
+        kernel = self.fov_kernel
+        if kernel % 2 == 0 and any(rate % 2 for rate in rates):
+            raise ValueError(
+                f"a {kernel}×{kernel} kernel needs even rates, found {rates} at output stride "
                 f"{output_stride}"
             )
-        return tuple(product // stride for product, stride in scaled)
+        return rates
 
     def to_json(self) -> str:
         """All fields, as one JSON object."""

@@ -55,15 +55,31 @@ def normalize(images: Tensor, scheme: str, full: float | None = None) -> Tensor:
     return torch.stack([(p - m) / s for p, m, s in zip(planes, mean, std, strict=True)], -3)
 
 
-def check_images(images: Tensor, smallest: int) -> None:
-    """Raises TypeError or ValueError unless ``images`` is a floating ``[B, 3, H, W]``."""
+def check_images(images: Tensor, smallest: int, weight: Tensor | None) -> None:
+    """Raises TypeError or ValueError unless ``images`` is ``[B, 3, H, W]`` of the weight's dtype.
+
+    Autocast casts images and weights of every floating dtype but float64.
+    """
     if not isinstance(images, Tensor):
         raise TypeError(f"expected images to be a tensor, found {type(images).__name__}")
     if not images.is_floating_point():
         raise TypeError(f"expected normalised floating images, found {images.dtype}: see normalize")
     if images.dim() != 4 or images.shape[1] != 3:
         raise ValueError(f"expected images [B, 3, H, W], found {list(images.shape)}")
-    # Only compared where it can fail: a traced size is not to be specialised.
-    if smallest > 1 and (images.shape[2] < smallest or images.shape[3] < smallest):
+    if weight is not None and images.dtype != weight.dtype and not _casts(images, weight):
+        raise TypeError(
+            f"expected images to be {weight.dtype} as the weights, found {images.dtype}"
+        )
+    if images.shape[2] < smallest or images.shape[3] < smallest:
         found = f"{images.shape[2]}×{images.shape[3]}"
         raise ValueError(f"expected images of {smallest}×{smallest} pixels or more, found {found}")
+
+
+def _casts(*operands: Tensor) -> bool:
+    """Whether autocast gives the operands of a convolution one dtype."""
+    device = operands[0].device.type
+    return (
+        torch.amp.is_autocast_available(device)
+        and torch.is_autocast_enabled(device)
+        and all(x.dtype != torch.float64 for x in operands)
+    )

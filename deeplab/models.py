@@ -56,7 +56,7 @@ class DeepLab(nn.Module):
         )
         set_batch_norm(self, eps=config.bn_eps, momentum=config.bn_momentum)
         set_batch_norm(self.backbone, eps=config.backbone_bn_eps, momentum=config.bn_momentum)
-        self._set_rates(config)
+        self._set_strides(config)
 
     def _build_aspp(self, config: Config) -> None:
         width = config.aspp_channels
@@ -97,14 +97,18 @@ class DeepLab(nn.Module):
 
         Raises:
             ValueError: the backbone or the head's rates do not allow that output stride; the
-                network stays as it was.
+                network stays as it was, as after any other failure.
         """
         config = dataclasses.replace(self._config, output_stride=output_stride)
-        self.backbone.set_output_stride(output_stride)
-        self._set_rates(config)
+        try:
+            self._set_strides(config)
+        except BaseException:
+            self._set_strides(self._config)
+            raise
         self._config = config
 
-    def _set_rates(self, config: Config) -> None:
+    def _set_strides(self, config: Config) -> None:
+        self.backbone.set_output_stride(config.output_stride)
         rates = config.rates_for(config.output_stride)
         if isinstance(self.classifier, SummedASPP):
             self.classifier.set_rates(rates)
@@ -118,8 +122,9 @@ class DeepLab(nn.Module):
     def scores(self, images: Tensor) -> Tensor:
         """Class scores at one scale and at the network's own stride: 4 with a decoder.
 
-        ``images`` are normalised, ``[B, 3, H, W]``; the result is ``[B, num_classes, h, w]``.
+        ``images`` are as in ``forward``; the result is ``[B, num_classes, h, w]``.
         """
+        self._check(images)
         return self._scores(images)[0]
 
     def fused_scores(self, images: Tensor) -> Tensor:
@@ -127,8 +132,12 @@ class DeepLab(nn.Module):
 
         ``forward`` enlarges them to the size of ``images``, which are as there.
         """
-        check_images(images, self.backbone.smallest)
+        self._check(images)
         return self._fused(self._maps(images)[0])
+
+    def _check(self, images: Tensor) -> None:
+        weight = next(self.backbone.parameters(), None)  # replicas of DataParallel have none
+        check_images(images, self.backbone.smallest, weight)
 
     def _maps(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """The scores at each scale, at their own sizes, and the backbone's middle level."""
@@ -170,7 +179,8 @@ class DeepLab(nn.Module):
         Gradients flow to images and weights.
 
         Args:
-            images: ``[B, 3, H, W]``, normalised, floating.
+            images: ``[B, 3, H, W]``, normalised, of the weights' dtype; under autocast any
+                floating one but float64.
             training_maps: the maps that the paper's losses look at instead. v1 and v2: the scores
                 at the output stride, to be compared with every stride-th label; with several
                 scales the fused scores come first, then those of each scale, at the size of the
@@ -182,10 +192,10 @@ class DeepLab(nn.Module):
             ``[B, num_classes, H, W]``, or the maps.
 
         Raises:
-            TypeError: the images are not a floating tensor.
+            TypeError: the images are not a tensor of such a dtype.
             ValueError: their shape is another.
         """
-        check_images(images, self.backbone.smallest)
+        self._check(images)
         size, align = images.shape[2:], self._config.align_corners
         maps, mid = self._maps(images)
         fused = self._fused(maps)

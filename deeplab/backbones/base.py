@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Generic, NamedTuple, TypeVar
@@ -34,8 +35,9 @@ def atrous_plan(strides: Sequence[int], output_stride: int) -> list[Stage]:
     sample s times as sparsely.
 
     Args:
-        strides: of the stages of the plain network, from the image on.
-        output_stride: wanted size of the input over that of the last map.
+        strides: of the stages of the plain network, from the image on, powers of two.
+        output_stride: wanted size of the input over that of the last map; at least 4, that of the
+            low-level features.
 
     Returns:
         One entry per stage.
@@ -43,6 +45,10 @@ def atrous_plan(strides: Sequence[int], output_stride: int) -> list[Stage]:
     Raises:
         ValueError: the strides cannot give that output stride.
     """
+    total = math.prod(strides)
+    possible = [4 << i for i in range(total.bit_length()) if 4 << i <= total]
+    if output_stride not in possible:
+        raise ValueError(f"expected output_stride to be one of {possible}, found {output_stride}")
     plan: list[Stage] = []
     reached, rate = 1, 1
     for stride in strides:
@@ -53,9 +59,6 @@ def atrous_plan(strides: Sequence[int], output_stride: int) -> list[Stage]:
         else:
             rate *= stride
             plan.append(Stage(1, entry, rate))
-    if reached != output_stride:
-        possible = [4 * 2**i for i in range(7) if 4 * 2**i <= reached * rate]
-        raise ValueError(f"expected output_stride to be one of {possible}, found {output_stride}")
     return plan
 
 

@@ -131,6 +131,10 @@ def test_strides_become_rates_behind_the_stage_that_loses_them() -> None:
     assert atrous_plan([4, 1, 2, 2, 2], 8)[3:] == [(1, 1, 2), (1, 2, 4)]
     with pytest.raises(ValueError, match=r"one of \[4, 8, 16, 32\], found 64"):
         atrous_plan([4, 1, 2, 2, 2], 64)
+    # Below 4 there would be no level of stride 4; ResNet's stem would keep its stride all the same.
+    for strides in ([4, 1, 2, 2, 2], [2, 1, 2, 2, 2, 2]):
+        with pytest.raises(ValueError, match=r"one of \[4, 8, 16, 32\], found 2"):
+            atrous_plan(strides, 2)
 
 
 BACKBONES = {

@@ -196,16 +196,25 @@ def test_batch_normalisation_has_the_papers_eps_and_momentum() -> None:
     [
         ({"backbone": "resnet18"}, "backbone to be one of"),
         ({"output_stride": 12}, r"output_stride to be one of \[4, 8, 16, 32\], found 12"),
-        ({"output_stride": 64}, "no whole numbers at 64"),
+        ({"output_stride": 64}, r"one of \[4, 8, 16, 32\], found 64"),
+        ({"output_stride": 7}, r"one of \[4, 8, 16, 32\], found 7"),
+        ({"output_stride": 12, "rates_at": 0}, r"one of \[4, 8, 16, 32\], found 12"),
+        ({"output_stride": 2, "backbone": "mobilenetv2", "multi_grid": (1, 1, 1)}, "found 2"),
+        ({"output_stride": 32, "rates": (5,)}, r"rates \(5,\) at .* no whole numbers at 32"),
         ({"num_classes": 0}, "num_classes >= 1"),
         ({"cascade": 1, "backbone": "mobilenetv2"}, "does not read"),
         ({"fov_hidden": 7}, "'decoder' does not read fov_hidden, found 7"),
         ({"scales": (0.5, 1.0)}, "start at 1"),
+        ({"scales": (1.0, float("nan"))}, r"positive and finite .* found \(1\.0, nan\)"),
+        ({"scales": (1.0, float("inf"))}, r"positive and finite .* found \(1\.0, inf\)"),
+        ({"scales": (1.0, 0.5), "auxiliary": True}, "several scales, have no auxiliary classifier"),
+        ({"project_kernel": 2}, "expected project_kernel to be odd, found 2"),
         ({"multi_grid": (1, 2)}, "expected 3 factors"),
         ({"rates": (0, 1, 2)}, r"expected rates >= 1, found \(0, 1, 2\)"),
         ({"refinements": -1}, "expected refinements >= 0, found -1"),
         ({"dropout": 1.5}, r"expected dropout in \[0, 1\], found 1\.5"),
-        ({"bn_eps": 0}, r"expected bn_eps > 0, found 0\.0"),
+        ({"bn_eps": 0}, r"expected bn_eps > 0 and finite, found 0\.0"),
+        ({"bn_eps": float("nan")}, "expected bn_eps > 0 and finite, found nan"),
         ({"head": "sum", "rates": ()}, "needs rates"),
         ({"backbone": "xception", "variant": "jfzhang"}, "variant of xception to be one of"),
         ({"backbone": "xception65", "variant": "vainf"}, "variant of xception65 to be one of"),
@@ -215,7 +224,23 @@ def test_configurations_that_cannot_be_are_refused(
     options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        on_meta("deeplabv3plus_resnet50", **options)
+        deeplab.model_config("deeplabv3plus_resnet50", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rates": (3,)}, r"a 4×4 kernel needs even rates, found \(3,\) at output stride 8"),
+        ({"output_stride": 32}, r"even rates, found \(1,\) at output stride 32"),
+        ({"rates": (3,), "rates_at": 0}, r"even rates, found \(3,\)"),
+        ({"auxiliary": True}, r"losses of v1 and v2, .* expected auxiliary=False"),
+    ],
+)
+def test_configurations_of_v1_that_cannot_be_are_refused(
+    options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        deeplab.model_config("deeplabv1_vgg16_4x4", **options)
 
 
 def test_unknown_names_and_options_are_refused() -> None:
@@ -259,17 +284,63 @@ def test_a_failed_change_of_stride_leaves_the_network_alone() -> None:
     assert dataclasses.asdict(model.config)["output_stride"] == 16
 
 
+def atrous_settings(model: nn.Module) -> list[tuple[object, ...]]:
+    """Strides, rates and paddings of everything inside."""
+    names = ("stride", "dilation", "padding")
+    return [tuple(getattr(m, name, None) for name in names) for m in model.modules()]
+
+
+def test_rates_that_do_not_fit_the_kernel_leave_the_network_at_its_stride() -> None:
+    model = on_meta("deeplabv1_vgg16_4x4")
+    before = atrous_settings(model)
+    with pytest.raises(ValueError, match="4×4 kernel needs even rates"):
+        model.set_output_stride(32)
+    assert model.output_stride == 8
+    assert atrous_settings(model) == before
+
+
+def test_a_change_of_stride_that_breaks_off_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = on_meta("deeplabv3plus_resnet50")
+    before = atrous_settings(model)
+    last, set_atrous = model.aspp.atrous[2], model.aspp.atrous[2].set_atrous
+
+    def interrupted(rate: int) -> None:
+        if rate != 18:
+            raise KeyboardInterrupt
+        set_atrous(rate)
+
+    monkeypatch.setattr(last, "set_atrous", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.set_output_stride(8)
+    assert model.output_stride == 16
+    assert atrous_settings(model) == before
+
+
+@pytest.mark.parametrize("call", ["forward", "scores", "fused_scores"])
 @pytest.mark.parametrize(
     ("images", "error", "message"),
     [
         (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), TypeError, "normalised floating"),
+        (torch.zeros(1, 3, 8, 8).double(), TypeError, r"torch\.float32 .*, found torch\.float64"),
+        (torch.zeros(1, 3, 0, 8), ValueError, "1×1 pixels or more, found 0×8"),
+        (torch.zeros(1, 3, 8, 0), ValueError, "1×1 pixels or more, found 8×0"),
         (torch.zeros(3, 8, 8), ValueError, r"\[B, 3, H, W\], found \[3, 8, 8\]"),
         (torch.zeros(1, 4, 8, 8), ValueError, r"found \[1, 4, 8, 8\]"),
         ([1.0], TypeError, "found list"),
     ],
 )
 def test_images_of_another_kind_are_refused(
-    images: Tensor, error: type[Exception], message: str
+    images: Tensor, error: type[Exception], message: str, call: str
 ) -> None:
+    model = deeplab.build("deeplabv3_mobilenetv2", aspp_channels=8)
     with pytest.raises(error, match=message):
-        deeplab.build("deeplabv3_mobilenetv2")(images)
+        getattr(model, call)(images)
+
+
+def test_autocast_takes_images_of_every_dtype_but_float64() -> None:
+    model = deeplab.build("deeplabv3_mobilenetv2", aspp_channels=8).eval()
+    images = torch.randn(1, 3, 9, 9)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert model(images.half()).isfinite().all()
+        with pytest.raises(TypeError, match=r"found torch\.float64"):
+            model(images.double())
