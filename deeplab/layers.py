@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -179,6 +181,30 @@ def resize(x: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
     stride-th pixel. Without, the corners of the pictures coincide.
     """
     return F.interpolate(x, size=list(size), mode="bilinear", align_corners=align_corners)
+
+
+def ratio(scale: float) -> Fraction:
+    """A scale as the fraction that is meant: sizes stay whole numbers, also traced ones."""
+    return Fraction(scale).limit_denominator(64)
+
+
+def rescale(x: Tensor, scale: Fraction, align_corners: bool) -> Tensor:
+    """Pictures ``[B, C, h, w]`` at another scale, at least a pixel large.
+
+    Aligned corners: (size - 1) scale + 1 pixels, 321 at 3/4 to 241, the corner pixels upon each
+    other. Otherwise size · scale pixels, whose coordinates map by the scale itself and not by the
+    ratio of the sizes, as in ``interpolate(scale_factor=...)``, which v2's conversions were made
+    with. Sizes round down.
+    """
+    p, q = scale.as_integer_ratio()
+    if align_corners:
+        return resize(x, [(s - 1) * p // q + 1 for s in x.shape[2:]], True)
+    at_least_one: Callable[[int, int], int] = torch.sym_max
+    size = [at_least_one(s * p // q, 1) for s in x.shape[2:]]
+    # F.interpolate takes a size or a scale, not both.
+    upsample = torch.ops.aten.upsample_bilinear2d.default
+    out: Tensor = upsample(x, size, False, float(scale), float(scale))
+    return out
 
 
 def init_weights(module: nn.Module) -> None:

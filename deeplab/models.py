@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from fractions import Fraction
 from typing import Literal, overload
 
 import torch
@@ -16,7 +14,7 @@ from .backbones import build_backbone
 from .config import Config
 from .decoder import AuxiliaryHead, Decoder
 from .inputs import check_images, normalize
-from .layers import conv3x3, init_classifier, init_weights, resize, set_batch_norm
+from .layers import conv3x3, init_classifier, init_weights, ratio, rescale, resize, set_batch_norm
 
 
 class DeepLab(nn.Module):
@@ -142,8 +140,9 @@ class DeepLab(nn.Module):
     def _maps(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """The scores at each scale, at their own sizes, and the backbone's middle level."""
         first, mid = self._scores(images)
-        rest = (self.scores(self._rescale(images, s)) for s in self._config.scales[1:])
-        return [first, *rest], mid
+        align = self._config.align_corners
+        others = (rescale(images, ratio(scale), align) for scale in self._config.scales[1:])
+        return [first, *map(self.scores, others)], mid
 
     def _fused(self, maps: list[Tensor]) -> Tensor:
         """Their maximum at the size of the first (v2, MSC)."""
@@ -202,7 +201,7 @@ class DeepLab(nn.Module):
         if not training_maps:
             return resize(fused, size, align)
         if len(maps) > 1:
-            own_size = [_ratio(s).numerator == 1 for s in self._config.scales]
+            own_size = [ratio(s).numerator == 1 for s in self._config.scales]
             resized = self._as_first(maps)
             kept = (m if own else r for m, r, own in zip(maps, resized, own_size, strict=True))
             return (fused, *kept)
@@ -210,23 +209,3 @@ class DeepLab(nn.Module):
             return (fused,)
         auxiliary = () if self.auxiliary is None else (resize(self.auxiliary(mid), size, align),)
         return (resize(fused, size, align), *auxiliary)
-
-    def _rescale(self, images: Tensor, scale: float) -> Tensor:
-        """The images at another scale, at least one pixel wide.
-
-        Aligned corners: (size - 1) scale + 1 pixels, 321 to 241 and 161. Otherwise size · scale
-        pixels, whose coordinates map by the scale itself and not by the ratio of the sizes.
-        """
-        p, q = _ratio(scale).as_integer_ratio()
-        if self._config.align_corners:
-            return resize(images, [(s - 1) * p // q + 1 for s in images.shape[2:]], True)
-        at_least_one: Callable[[int, int], int] = torch.sym_max
-        size = [at_least_one(s * p // q, 1) for s in images.shape[2:]]
-        upsample = torch.ops.aten.upsample_bilinear2d.default
-        out: Tensor = upsample(images, size, False, scale, scale)
-        return out
-
-
-def _ratio(scale: float) -> Fraction:
-    """A scale as the fraction that is meant: sizes stay whole numbers, also traced ones."""
-    return Fraction(scale).limit_denominator(64)

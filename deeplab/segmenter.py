@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
 
 from densecrf_gpu import CRFParams, crf_refine
 
-from .layers import resize
+from .layers import ratio, rescale, resize
 from .models import DeepLab
 from .tiles import windows
 
@@ -67,7 +66,8 @@ class Segmenter:
         flip: also average over the mirrored pictures.
         window: (height, width) of sliding windows, at each scale; None looks at whole pictures.
         autocast: the dtype of the network's convolutions; None computes in float32.
-        align_corners: of enlarging and of scaling; None takes the DeepLab's, and False of others.
+        align_corners: of enlarging and of scaling, see ``rescale``; None takes the DeepLab's, and
+            False of others.
 
     Raises:
         ValueError: there is no scale, or one is not positive.
@@ -88,7 +88,7 @@ class Segmenter:
         if isinstance(network, nn.Module):
             network.eval()
         self._network = network
-        self._scales = tuple(Fraction(scale).limit_denominator(64) for scale in scales)
+        self._scales = tuple(ratio(scale) for scale in scales)
         self._flip = flip
         self._window = window
         self._autocast = autocast
@@ -117,7 +117,8 @@ class Segmenter:
             return self._enlarged(pictures, size)
         total: Tensor | None = None
         for scale in self._scales:
-            scaled = self._scaled(pictures, scale)
+            align = self._align_corners
+            scaled = pictures if scale == 1 else rescale(pictures, scale, align)
             part = self._probabilities(scaled, size)
             if self._flip:
                 part += self._probabilities(scaled.flip(3), size).flip(3)
@@ -172,7 +173,7 @@ class Segmenter:
         return mean if own == size else resize(mean, size, self._align_corners)
 
     def _passes_once(self, size: tuple[int, int]) -> bool:
-        return self._scales == (Fraction(1),) and not self._flip and self._fits(size)
+        return self._scales == (ratio(1),) and not self._flip and self._fits(size)
 
     def _fits(self, size: tuple[int, int]) -> bool:
         window = self._window
@@ -191,16 +192,6 @@ class Segmenter:
             else:
                 scores = self._network(pictures)
         return scores.float()
-
-    def _scaled(self, pictures: Tensor, scale: Fraction) -> Tensor:
-        """Pictures at another scale, at least a pixel large; 321 at 3/4 is 241, corners aligned."""
-        if scale == 1:
-            return pictures
-        p, q = scale.as_integer_ratio()
-        shape = pictures.shape[2:]
-        if self._align_corners:
-            return resize(pictures, [(s - 1) * p // q + 1 for s in shape], True)
-        return resize(pictures, [max(1, s * p // q) for s in shape], False)
 
 
 def _check(images: Tensor) -> None:

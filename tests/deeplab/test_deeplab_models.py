@@ -8,13 +8,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import deeplab
-from deeplab.layers import resize
+from deeplab.layers import ratio, rescale, resize
 
 
 def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
+
+
+def rescaled(images: Tensor, scale: float, align_corners: bool) -> Tensor:
+    """As Caffe's layer does it, or ``interpolate`` by a factor."""
+    if not align_corners:
+        return F.interpolate(images, scale_factor=scale, mode="bilinear")
+    size = [int((side - 1) * scale) + 1 for side in images.shape[2:]]
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=True)
 
 
 def on_meta(name: str, **options: object) -> deeplab.DeepLab:
@@ -110,17 +119,28 @@ def test_vgg_is_the_one_of_the_released_configurations(name: str, average_pool: 
 def test_the_released_sizes_of_the_scales_are_241_and_161() -> None:
     model = on_meta("deeplabv2_resnet101").eval()
     images = torch.empty(1, 3, 321, 321, device="meta")
-    assert [model._rescale(images, s).shape[-1] for s in (0.75, 0.5)] == [241, 161]
+    assert [rescale(images, ratio(s), True).shape[-1] for s in (0.75, 0.5)] == [241, 161]
     maps = model(images, training_maps=True)
     assert [m.shape[-1] for m in maps] == [41, 41, 41, 21]
 
 
 def test_without_aligned_corners_coordinates_map_by_the_scale_itself() -> None:
-    model = on_meta("deeplabv2_resnet101", align_corners=False)
     images = torch.randn(1, 3, 47, 33)
-    expected = nn.functional.interpolate(images, scale_factor=0.75, mode="bilinear")
-    assert torch.equal(model._rescale(images, 0.75), expected)
-    assert model._rescale(images[:, :, :1, :1], 0.5).shape == (1, 3, 1, 1)
+    expected = F.interpolate(images, scale_factor=0.75, mode="bilinear")
+    assert torch.equal(rescale(images, ratio(0.75), False), expected)
+    assert rescale(images[:, :, :1, :1], ratio(0.5), False).shape == (1, 3, 1, 1)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_the_scales_of_a_network_are_those_of_the_convention(align_corners: bool) -> None:
+    model = deeplab.build(
+        "deeplabv3_mobilenetv2", scales=(1.0, 0.75), align_corners=align_corners, aspp_channels=8
+    ).eval()
+    images = torch.randn(1, 3, 47, 33)
+    with torch.no_grad():
+        first, second = model.scores(images), model.scores(rescaled(images, 0.75, align_corners))
+        fused = torch.maximum(first, resize(second, first.shape[2:], align_corners))
+        assert torch.equal(model.fused_scores(images), fused)
 
 
 def test_training_maps_of_v1_stay_at_the_output_stride() -> None:
@@ -314,6 +334,114 @@ def test_a_change_of_stride_that_breaks_off_is_taken_back(monkeypatch: pytest.Mo
         model.set_output_stride(8)
     assert model.output_stride == 16
     assert atrous_settings(model) == before
+
+
+class Draws(TorchDispatchMode):
+    """Notes the shape of everything that is drawn at random."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        out = op(*args, **(kwargs or {}))
+        if torch.Tag.nondeterministic_seeded in op.tags:
+            self.shapes.append(tuple((out[0] if isinstance(out, tuple) else out).shape))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "shapes"),
+    [
+        ("deeplabv1_vgg16", {}, [(2, 1024, 5, 7)] * 2),
+        ("deeplabv1_vgg16_7x7", {}, [(2, 4096, 5, 7)] * 2),
+        ("deeplabv2_vgg16_aspp_l", {}, [(2, 1024, 5, 7)] * 8),
+        ("deeplabv2_resnet101", {}, []),
+        ("deeplabv3_cascade_resnet50", {}, []),
+        ("deeplabv3_resnet50", {}, [(2, 256, 3, 4)]),
+        ("deeplabv3plus_xception65", {}, [(2, 256, 3, 4)]),
+        ("deeplabv3plus_resnet50", {"auxiliary": True}, [(2, 256, 3, 4), (2, 256, 3, 4)]),
+    ],
+)
+def test_training_draws_where_the_papers_have_dropout_and_nowhere_else(
+    name: str, options: dict[str, object], shapes: list[tuple[int, ...]]
+) -> None:
+    model, images = on_meta(name, **options), torch.empty(2, 3, 33, 49, device="meta")
+    with Draws() as draws:
+        model(images, training_maps=True)
+    assert draws.shapes == shapes
+    with Draws() as draws:
+        model.eval()(images, training_maps=True)
+    assert draws.shapes == []
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "behind", "share"),
+    [
+        ("deeplabv1_vgg16", "classifier.branches.0.fc6", "classifier.branches.0.fc7", 0.5),
+        ("deeplabv1_vgg16", "classifier.branches.0.fc7", "classifier.branches.0.fc8", 0.5),
+        ("deeplabv3_mobilenetv2", "aspp", "classifier", 0.1),
+        ("deeplabv3_mobilenetv2", "auxiliary.conv", "auxiliary.classifier", 0.1),
+        ("deeplabv3plus_mobilenetv2", "aspp", "decoder", 0.1),
+        ("deeplabv3_mobilenetv3_large", "aspp", "neck", 0.5),
+    ],
+)
+def test_dropout_zeroes_the_papers_share_and_enlarges_the_rest(
+    name: str, before: str, behind: str, share: float
+) -> None:
+    options = {"fov_hidden": 128} if "v1" in name else {"auxiliary": "auxiliary" in before}
+    model = deeplab.build(name, **options)
+    seen: dict[str, Tensor] = {}
+    model.get_submodule(before).register_forward_hook(
+        lambda module, inputs, output: seen.update(whole=output.detach().relu())
+    )
+    model.get_submodule(behind).register_forward_pre_hook(
+        lambda module, inputs: seen.update(left=inputs[0].detach())
+    )
+    images = torch.randn(4, 3, 65, 65)
+    model(images, training_maps=True)
+    whole, left = seen["whole"], seen["left"]
+    alive = whole > 0
+    kept = alive & (left != 0)
+    assert int(alive.sum()) > 1000
+    assert float(kept.sum() / alive.sum()) == pytest.approx(1 - share, abs=0.03)
+    torch.testing.assert_close(left, torch.where(kept, whole / (1 - share), 0.0))
+    with torch.no_grad():
+        model.eval()(images, training_maps=True)
+    assert torch.equal(seen["left"], seen["whole"])
+
+
+@pytest.mark.parametrize(
+    ("name", "classifiers"),
+    [
+        ("deeplabv1_vgg16", ["classifier.branches.0.fc8"]),
+        ("deeplabv2_vgg16_aspp_s", [f"classifier.branches.{i}.fc8" for i in range(4)]),
+        ("deeplabv2_resnet101", [f"classifier.branches.{i}" for i in range(4)]),
+        ("deeplabv3_cascade_resnet50", ["classifier"]),
+        ("deeplabv3_mobilenetv2", ["classifier", "auxiliary.classifier"]),
+        ("deeplabv3plus_mobilenetv2", ["classifier", "auxiliary.classifier"]),
+    ],
+)
+def test_classifiers_start_from_a_gaussian_of_a_hundredth_without_bias(
+    name: str, classifiers: list[str]
+) -> None:
+    config = deeplab.model_config(name, num_classes=150)
+    # Their own weights do not depend on the backbone, and large ones take seconds to draw.
+    head = dataclasses.replace(
+        config,
+        backbone="mobilenetv2",
+        **({"fov_hidden": 64} if config.fov_hidden else {}),
+        **dict.fromkeys(("stride_in_1x1", "ceil_pool", "average_pool"), False),
+        cascade=0,
+        multi_grid=(1, 1, 1),
+        auxiliary=len(classifiers) == 2,
+    )
+    model = deeplab.DeepLab(head)
+    for key in classifiers:
+        classifier = model.get_submodule(key)
+        assert classifier.weight.std().item() == pytest.approx(0.01, rel=0.05)
+        assert classifier.weight.mean().abs() < 1e-3
+        assert not classifier.bias.any()
 
 
 @pytest.mark.parametrize("call", ["forward", "scores", "fused_scores"])

@@ -113,6 +113,22 @@ def test_aligned_corners_scale_321_to_241() -> None:
     assert seen == [(241, 121), (161, 81), (321, 161)]
 
 
+def test_pictures_are_scaled_as_the_networks_of_several_scales_do() -> None:
+    seen: list[Tensor] = []
+
+    def network(images: Tensor) -> Tensor:
+        seen.append(images)
+        return images
+
+    images = picture(47, 33)
+    for align in (False, True):
+        Segmenter(network, scales=(0.75,), align_corners=align).scores(images)
+    pictures = images.float()
+    assert torch.equal(seen[0], F.interpolate(pictures, scale_factor=0.75, mode="bilinear"))
+    aligned = F.interpolate(pictures, size=(35, 25), mode="bilinear", align_corners=True)
+    assert torch.equal(seen[1], aligned)
+
+
 def test_scores_at_a_stride_are_enlarged() -> None:
     def coarse(images: Tensor) -> Tensor:
         return images[:, :, ::8, ::8]
