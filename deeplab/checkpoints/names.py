@@ -4,7 +4,7 @@ A rule ``("layer<n>.<i>.[conv1|bn1]", "layers.<n-1>.<i>.reduce.[conv|bn]")`` ren
 whose name it matches. ``<n>`` is a number, which the new name repeats, less one in ``<n-1>``, one
 more in ``<n+1>``. The k-th bracket of both sides runs through its alternatives in step. What
 follows the module's name, ``.weight`` or ``.running_mean``, stays. The first rule that matches
-counts.
+counts. Read backwards, rules name what a file lacks as its family does.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterable
 
 Rule = tuple[str, str]
 
+_NUMBER = r"<(\w)([-+]\d)?>"
 _LEAF = r"\.(weight|bias|running_mean|running_var|num_batches_tracked)"
 
 
@@ -22,11 +23,8 @@ class Renaming:
     """Rules, ready to be applied: ``renaming(key)`` is the new name, or None if no rule matches."""
 
     def __init__(self, rules: Iterable[Rule]) -> None:
-        self._rules = [
-            (re.compile(_pattern(old) + _LEAF), new)
-            for rule in rules
-            for old, new in _alternatives(*rule)
-        ]
+        self._plain = [pair for rule in rules for pair in _alternatives(*rule)]
+        self._rules = [(re.compile(_pattern(old) + _LEAF), new) for old, new in self._plain]
 
     def __call__(self, key: str) -> str | None:
         """The name that the first matching rule gives."""
@@ -34,6 +32,16 @@ class Renaming:
             if match := pattern.fullmatch(key):
                 return f"{_substitute(new, match)}.{match.groups()[-1]}"
         return None
+
+    def origins(self, key: str) -> list[str]:
+        """All names that become ``key``."""
+        found = []
+        for old, new in self._plain:
+            if match := re.fullmatch(_pattern(new) + _LEAF, key):
+                offsets = {n: int(k or 0) for n, k in re.findall(_NUMBER, new)}
+                name = re.sub(_NUMBER, lambda m: str(int(match[m[1]]) - offsets[m[1]]), old)  # noqa: B023
+                found.append(f"{name}.{match.groups()[-1]}")
+        return [name for name in dict.fromkeys(found) if self(name) == key]
 
 
 def _alternatives(old: str, new: str) -> list[Rule]:
@@ -54,11 +62,11 @@ def _alternatives(old: str, new: str) -> list[Rule]:
 
 
 def _pattern(old: str) -> str:
-    return re.sub(r"<(\w)>", r"(?P<\1>\\d+)", old.replace(".", r"\."))
+    return re.sub(_NUMBER, r"(?P<\1>\\d+)", old.replace(".", r"\."))
 
 
 def _substitute(new: str, match: re.Match[str]) -> str:
-    return re.sub(r"<(\w)([-+]\d)?>", lambda m: str(int(match[m[1]]) + int(m[2] or 0)), new)
+    return re.sub(_NUMBER, lambda m: str(int(match[m[1]]) + int(m[2] or 0)), new)
 
 
 def under(old: str, rules: Iterable[Rule], new: str = "") -> tuple[Rule, ...]:
@@ -104,13 +112,14 @@ JFZHANG_MOBILENET: tuple[Rule, ...] = (
     ("<n>.conv.[3|4]", "units.<n-1>.depthwise.[conv|bn]"),
     ("<n>.conv.[6|7]", "units.<n-1>.project.[conv|bn]"),
 )
-# Units without squeeze-and-excitation have their projection in its place.
+# Units 3 ... 5 and from 10 on squeeze; in the others the projection is in that place.
 TORCHVISION_MOBILENETV3: tuple[Rule, ...] = (
     ("0.[0|1]", "stem.[conv|bn]"),
     ("1.block.[0|1].[0|1]", "units.0.[depthwise|project].[conv|bn]"),
     ("<n>.block.[0|1].[0|1]", "units.<n-1>.[expand|depthwise].[conv|bn]"),
     ("<n>.block.2.[fc1|fc2]", "units.<n-1>.squeeze.[reduce|expand]"),
-    ("<n>.block.[2|3].[0|1]", "units.<n-1>.[project|project].[conv|bn]"),
+    ("[2|3|7|8|9|10].block.2.[0|1]", "units.[1|2|6|7|8|9].project.[conv|bn]"),
+    ("<n>.block.3.[0|1]", "units.<n-1>.project.[conv|bn]"),
     ("16.[0|1]", "tail.[conv|bn]"),
 )
 HUGGING_FACE_MOBILENET: tuple[Rule, ...] = (
@@ -158,6 +167,12 @@ JFZHANG_XCEPTION: tuple[Rule, ...] = (
     ("bn[3|4|5]", "tail.[0|1|2].pointwise.bn"),
 )
 
+
+def _up_to_unit_3(rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """MobileNetV2's low level: the first four children of its ``features``."""
+    return tuple((old.replace("<n>", "[2|3]"), new.replace("<n-1>", "[1|2]")) for old, new in rules)
+
+
 # ---- heads --------------------------------------------------------------------------------------
 
 TORCHVISION_ASPP: tuple[Rule, ...] = (
@@ -192,11 +207,17 @@ KAZUTO: tuple[Rule, ...] = (
     *under("", KAZUTO_RESNET, "backbone."),
     ("fc", "classifier"),
     ("aspp.c<i>", "classifier.branches.<i>"),
+)
+_KAZUTO_ASPP: tuple[Rule, ...] = (
+    *under("", KAZUTO_RESNET, "backbone."),
     ("aspp.stages.c0.[conv|bn]", "aspp.pointwise.[conv|bn]"),
     ("aspp.stages.c<i>.[conv|bn]", "aspp.atrous.<i-1>.[conv|bn]"),
     ("aspp.stages.imagepool.conv.[conv|bn]", "aspp.image_pool.[conv|bn]"),
     ("fc1.[conv|bn]", "aspp.project.[conv|bn]"),
-    ("fc2", "classifier"),
+)
+KAZUTO_V3: tuple[Rule, ...] = (*_KAZUTO_ASPP, ("fc2", "classifier"))
+KAZUTO_V3PLUS: tuple[Rule, ...] = (
+    *_KAZUTO_ASPP,
     ("reduce.[conv|bn]", "decoder.reduce.[conv|bn]"),
     ("fc2.conv[1|2].[conv|bn]", "decoder.refine.[0|1].[conv|bn]"),
     ("fc2.conv3", "classifier"),
@@ -208,7 +229,7 @@ ISHT7: tuple[Rule, ...] = (
 VAINF_BACKBONES: tuple[Rule, ...] = (
     *under("backbone.", TORCHVISION_RESNET, "backbone."),
     *under("backbone.", CADENE_XCEPTION, "backbone."),
-    *under("backbone.low_level_features.", TORCHVISION_MOBILENET, "backbone."),
+    *under("backbone.low_level_features.", _up_to_unit_3(TORCHVISION_MOBILENET), "backbone."),
     *under("backbone.high_level_features.", TORCHVISION_MOBILENET, "backbone."),
 )
 VAINF_V3: tuple[Rule, ...] = (
@@ -228,7 +249,7 @@ JFZHANG: tuple[Rule, ...] = (
     *under("backbone.", TORCHVISION_RESNET, "backbone."),
     *under("backbone.", JFZHANG_XCEPTION, "backbone."),
     *under("backbone.features.", JFZHANG_MOBILENET, "backbone."),
-    *under("backbone.low_level_features.", JFZHANG_MOBILENET, "backbone."),
+    *under("backbone.low_level_features.", _up_to_unit_3(JFZHANG_MOBILENET), "backbone."),
     *under("backbone.high_level_features.", JFZHANG_MOBILENET, "backbone."),
     ("aspp.aspp1.[atrous_conv|bn]", "aspp.pointwise.[conv|bn]"),
     ("aspp.aspp[2|3|4].[atrous_conv|bn]", "aspp.atrous.[0|1|2].[conv|bn]"),

@@ -6,7 +6,7 @@ it. Nothing here is shared with the package under test.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -82,10 +82,21 @@ def torchvision_resnet50(
     return maps
 
 
-CONTRACTED_8 = ((1, [1] * 3), (2, [1] * 4), (1, [1] + [2] * 5), (1, [2, 4, 4]))
-CONTRACTED_16 = ((1, [1] * 3), (2, [1] * 4), (2, [1] * 6), (1, [1, 2, 2]))
-UNIFORM_16 = ((1, [1] * 3), (2, [1] * 4), (2, [1] * 6), (1, [2, 2, 2]))
-MULTI_GRID_16 = ((1, [1] * 3), (2, [1] * 4), (2, [1] * 6), (1, [2, 4, 8]))
+# What the families' code makes of an output stride: strides and rates of layer1 ... layer4.
+CONTRACTED = {
+    8: ((1, [1] * 3), (2, [1] * 4), (1, [1] + [2] * 5), (1, [2, 4, 4])),
+    16: ((1, [1] * 3), (2, [1] * 4), (2, [1] * 6), (1, [1, 2, 2])),
+}
+UNIFORM = {
+    8: ((1, [1] * 3), (2, [1] * 4), (1, [2] * 6), (1, [4] * 3)),
+    16: ((1, [1] * 3), (2, [1] * 4), (2, [1] * 6), (1, [2] * 3)),
+}
+MULTI_GRID = {
+    8: ((1, [1] * 3), (2, [1] * 4), (1, [2] * 6), (1, [4, 8, 16])),
+    16: ((1, [1] * 3), (2, [1] * 4), (2, [1] * 6), (1, [2, 4, 8])),
+}
+# Rates of the papers' ASPP, which some families keep at every output stride.
+ASPP = {8: (12, 24, 36), 16: (6, 12, 18)}
 
 
 def torchvision_aspp(w: Weights, p: str, x: Tensor, rates: Sequence[int], k: int = 3) -> Tensor:
@@ -103,8 +114,8 @@ def torchvision_aspp(w: Weights, p: str, x: Tensor, rates: Sequence[int], k: int
     return w.bn(p + "project.1", w.conv(p + "project.0", torch.cat(branches, 1), 256)).relu()
 
 
-def torchvision_v3(w: Weights, images: Tensor) -> Tensor:
-    maps = torchvision_resnet50(w, "backbone.", images, CONTRACTED_8)
+def torchvision_v3(w: Weights, images: Tensor, output_stride: int = 8) -> Tensor:
+    maps = torchvision_resnet50(w, "backbone.", images, CONTRACTED[output_stride])
     return _torchvision_head(w, maps[3], images)
 
 
@@ -147,7 +158,7 @@ def torchvision_mobilenetv3(w: Weights, images: Tensor) -> Tensor:
 
 
 def _vainf_head(
-    w: Weights, low: Tensor, high: Tensor, size: Sequence[int], rates: Sequence[int] = (6, 12, 18)
+    w: Weights, low: Tensor, high: Tensor, size: Sequence[int], rates: Sequence[int] = ASPP[16]
 ) -> Tensor:
     low = w.bn("classifier.project.1", w.conv("classifier.project.0", low, 48)).relu()
     x = torchvision_aspp(w, "classifier.aspp.", high, rates)
@@ -156,9 +167,17 @@ def _vainf_head(
     return bilinear(w.conv("classifier.classifier.3", x, 5, bias=True), size)
 
 
-def vainf_v3plus(w: Weights, images: Tensor) -> Tensor:
-    maps = torchvision_resnet50(w, "backbone.", images, CONTRACTED_16)
-    return _vainf_head(w, maps[0], maps[3], images.shape[2:])
+def vainf_v3plus(w: Weights, images: Tensor, output_stride: int = 16) -> Tensor:
+    maps = torchvision_resnet50(w, "backbone.", images, CONTRACTED[output_stride])
+    return _vainf_head(w, maps[0], maps[3], images.shape[2:], ASPP[output_stride])
+
+
+def vainf_v3(w: Weights, images: Tensor, output_stride: int = 16) -> Tensor:
+    maps = torchvision_resnet50(w, "backbone.", images, CONTRACTED[output_stride])
+    c = "classifier.classifier."
+    x = torchvision_aspp(w, c + "0.", maps[3], ASPP[output_stride])
+    x = w.bn(c + "2", w.conv(c + "1", x, 256, 3)).relu()
+    return bilinear(w.conv(c + "4", x, 5, bias=True), images.shape[2:])
 
 
 # Channels, stride and rate of units 1 ... 17, at output stride 16.
@@ -266,9 +285,11 @@ def hugging_face_mobilenet(w: Weights, images: Tensor) -> Tensor:
     return bilinear(x, images.shape[2:])
 
 
-def _jfzhang_head(w: Weights, low: Tensor, high: Tensor, size: Sequence[int]) -> Tensor:
+def _jfzhang_head(
+    w: Weights, low: Tensor, high: Tensor, size: Sequence[int], rates: Sequence[int] = ASPP[16]
+) -> Tensor:
     branches = []
-    for i, rate in enumerate((1, 6, 12, 18), start=1):
+    for i, rate in enumerate((1, *rates), start=1):
         h = w.conv(f"aspp.aspp{i}.atrous_conv", high, 256, 1 if i == 1 else 3, r=rate)
         branches.append(w.bn(f"aspp.aspp{i}.bn", h).relu())
     h = w.conv("aspp.global_avg_pool.1", high.mean((2, 3), keepdim=True), 256)
@@ -283,9 +304,9 @@ def _jfzhang_head(w: Weights, low: Tensor, high: Tensor, size: Sequence[int]) ->
     return bilinear(w.conv("decoder.last_conv.8", x, 5, bias=True), size, True)
 
 
-def jfzhang_resnet(w: Weights, images: Tensor) -> Tensor:
-    maps = torchvision_resnet50(w, "backbone.", images, MULTI_GRID_16)
-    return _jfzhang_head(w, maps[0], maps[3], images.shape[2:])
+def jfzhang_resnet(w: Weights, images: Tensor, output_stride: int = 16) -> Tensor:
+    maps = torchvision_resnet50(w, "backbone.", images, MULTI_GRID[output_stride])
+    return _jfzhang_head(w, maps[0], maps[3], images.shape[2:], ASPP[output_stride])
 
 
 def jfzhang_mobilenet(w: Weights, images: Tensor) -> Tensor:
@@ -340,35 +361,87 @@ def jfzhang_xception(w: Weights, images: Tensor) -> Tensor:
     return _jfzhang_head(w, low, x, images.shape[2:])
 
 
-def _kazuto(w: Weights, x: Tensor) -> Tensor:
-    def unit(n: str, x: Tensor, out: int, k: int = 1, s: int = 1, r: int = 1) -> Tensor:
-        return w.bn(n + ".bn", w.conv(n + ".conv", x, out, k, s=s, r=r))
+_KAZUTO_8 = ((1, [1] * 3), (2, [1] * 4), (1, [2] * 6), (1, [4] * 3))
 
-    x = F.max_pool2d(unit("base.layer1.conv1", x, 64, 7, 2).relu(), 3, 2, 1, ceil_mode=True)
-    for layer, (depth, stride, rate) in enumerate(
-        ((3, 1, 1), (4, 2, 1), (6, 1, 2), (3, 1, 4)), start=2
-    ):
+
+def _kazuto_unit(
+    w: Weights, n: str, x: Tensor, out: int, k: int = 1, s: int = 1, r: int = 1
+) -> Tensor:
+    return w.bn(n + ".bn", w.conv(n + ".conv", x, out, k, s=s, r=r))
+
+
+def _kazuto_resnet(
+    w: Weights, p: str, x: Tensor, layers: Sequence[tuple[int, Sequence[int]]]
+) -> list[Tensor]:
+    x = _kazuto_unit(w, p + "layer1.conv1", x, 64, 7, 2).relu()
+    x = F.max_pool2d(x, 3, 2, 1, ceil_mode=True)
+    maps = []
+    for layer, (stride, rates) in enumerate(layers, start=2):
         width = 16 * 2**layer
-        for i in range(1, depth + 1):
-            n, s = f"base.layer{layer}.block{i}.", stride if i == 1 else 1
-            h = unit(n + "reduce", x, width, s=s).relu()
-            h = unit(n + "conv3x3", h, width, 3, r=rate).relu()
-            h = unit(n + "increase", h, 4 * width)
-            x = unit(n + "shortcut", x, 4 * width, s=s) if i == 1 else x
+        for i, rate in enumerate(rates, start=1):
+            n, s = f"{p}layer{layer}.block{i}.", stride if i == 1 else 1
+            h = _kazuto_unit(w, n + "reduce", x, width, s=s).relu()
+            h = _kazuto_unit(w, n + "conv3x3", h, width, 3, r=rate).relu()
+            h = _kazuto_unit(w, n + "increase", h, 4 * width)
+            x = _kazuto_unit(w, n + "shortcut", x, 4 * width, s=s) if i == 1 else x
             x = (x + h).relu()
+        maps.append(x)
+    return maps
+
+
+def _kazuto(w: Weights, images: Tensor) -> Tensor:
+    x = _kazuto_resnet(w, "base.", images, _KAZUTO_8)[3]
     return sum(
         w.conv(f"base.aspp.c{i}", x, 5, 3, r=rate, bias=True)
         for i, rate in enumerate((6, 12, 18, 24))
     )
 
 
-def kazuto_v2(w: Weights, images: Tensor) -> Tensor:
-    scores = _kazuto(w, images)
+def _kazuto_msc(base: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    scores = base(images)
     maps = [scores]
     for scale in (0.5, 0.75):
         h = F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
-        maps.append(bilinear(_kazuto(w, h), scores.shape[2:]))
+        maps.append(bilinear(base(h), scores.shape[2:]))
     return bilinear(torch.stack(maps).max(0)[0], images.shape[2:])
+
+
+def kazuto_v1(w: Weights, images: Tensor) -> Tensor:
+    x = _kazuto_resnet(w, "", images, _KAZUTO_8)[3]
+    return bilinear(w.conv("fc", x, 5, bias=True), images.shape[2:])
+
+
+def kazuto_v2(w: Weights, images: Tensor) -> Tensor:
+    return _kazuto_msc(lambda x: _kazuto(w, x), images)
+
+
+def _kazuto_aspp(w: Weights, p: str, x: Tensor, rates: Sequence[int]) -> Tensor:
+    s = p + "aspp.stages."
+    branches = [_kazuto_unit(w, s + "c0", x, 256).relu()]
+    for i, rate in enumerate(rates, start=1):
+        branches.append(_kazuto_unit(w, f"{s}c{i}", x, 256, 3, r=rate).relu())
+    pool = _kazuto_unit(w, s + "imagepool.conv", F.adaptive_avg_pool2d(x, 1), 256).relu()
+    branches.append(bilinear(pool, x.shape[2:]))
+    return _kazuto_unit(w, p + "fc1", torch.cat(branches, 1), 256).relu()
+
+
+def kazuto_v3(w: Weights, images: Tensor, output_stride: int = 16) -> Tensor:
+    def base(x: Tensor) -> Tensor:
+        x = _kazuto_resnet(w, "base.", x, MULTI_GRID[output_stride])[3]
+        x = _kazuto_aspp(w, "base.", x, ASPP[output_stride])
+        return w.conv("base.fc2", x, 5, bias=True)
+
+    return _kazuto_msc(base, images)
+
+
+def kazuto_v3plus(w: Weights, images: Tensor, output_stride: int = 16) -> Tensor:
+    maps = _kazuto_resnet(w, "", images, MULTI_GRID[output_stride])
+    low = _kazuto_unit(w, "reduce", maps[0], 48).relu()
+    x = _kazuto_aspp(w, "", maps[3], ASPP[output_stride])
+    x = torch.cat([bilinear(x, low.shape[2:]), low], 1)
+    for i in (1, 2):
+        x = _kazuto_unit(w, f"fc2.conv{i}", x, 256, 3).relu()
+    return bilinear(w.conv("fc2.conv3", x, 5, bias=True), images.shape[2:])
 
 
 def isht7_v2(w: Weights, images: Tensor) -> Tensor:
@@ -394,53 +467,103 @@ def isht7_v2(w: Weights, images: Tensor) -> Tensor:
     return bilinear(torch.stack(maps).max(0)[0], images.shape[2:], True)
 
 
-def smp_v3plus(w: Weights, images: Tensor) -> Tensor:
-    maps = torchvision_resnet50(w, "encoder.", images, UNIFORM_16)
-    x = torchvision_aspp(w, "decoder.aspp.0.", maps[3], (12, 24, 36), k=0)
+def _enlarged(x: Tensor, factor: int) -> Tensor:
+    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=True)
+
+
+def smp_v3(w: Weights, images: Tensor, output_stride: int = 8) -> Tensor:
+    maps = torchvision_resnet50(w, "encoder.", images, UNIFORM[output_stride])
+    x = torchvision_aspp(w, "decoder.aspp.", maps[3], (12, 24, 36))
+    x = w.bn("decoder.bn", w.conv("decoder.conv", x, 256, 3)).relu()
+    return _enlarged(w.conv("segmentation_head.0", x, 5, bias=True), output_stride)
+
+
+def smp_v3plus(
+    w: Weights, images: Tensor, output_stride: int = 16, rates: Sequence[int] = (12, 24, 36)
+) -> Tensor:
+    maps = torchvision_resnet50(w, "encoder.", images, UNIFORM[output_stride])
+    x = torchvision_aspp(w, "decoder.aspp.0.", maps[3], rates, k=0)
     x = w.conv("decoder.aspp.1.1", w.conv("decoder.aspp.1.0", x, 256, 3, groups=256), 256)
     x = w.bn("decoder.aspp.2", x).relu()
     low = w.bn("decoder.block1.1", w.conv("decoder.block1.0", maps[0], 48)).relu()
-    x = torch.cat([F.interpolate(x, scale_factor=4, mode="bilinear", align_corners=True), low], 1)
+    x = torch.cat([_enlarged(x, output_stride // 4), low], 1)
     x = w.conv("decoder.block2.0.1", w.conv("decoder.block2.0.0", x, 304, 3, groups=304), 256)
     x = w.bn("decoder.block2.1", x).relu()
-    x = w.conv("segmentation_head.0", x, 5, bias=True)
-    return F.interpolate(x, scale_factor=4, mode="bilinear", align_corners=True)
+    return _enlarged(w.conv("segmentation_head.0", x, 5, bias=True), 4)
 
 
-def mmseg_v3plus(w: Weights, images: Tensor) -> Tensor:
-    def module(n: str, x: Tensor, out: int, k: int = 1, r: int = 1, groups: int = 1) -> Tensor:
-        return w.bn(n + ".bn", w.conv(n + ".conv", x, out, k, r=r, groups=groups)).relu()
+def _mmseg_module(w: Weights, n: str, x: Tensor, out: int, k: int = 1, r: int = 1,
+                  groups: int = 1) -> Tensor:  # fmt: skip
+    return w.bn(n + ".bn", w.conv(n + ".conv", x, out, k, r=r, groups=groups)).relu()
 
-    def separable(n: str, x: Tensor, out: int, r: int = 1) -> Tensor:
-        h = module(n + ".depthwise_conv", x, x.shape[1], 3, r, x.shape[1])
-        return module(n + ".pointwise_conv", h, out)
 
+def _mmseg_separable(w: Weights, n: str, x: Tensor, out: int, r: int = 1) -> Tensor:
+    h = _mmseg_module(w, n + ".depthwise_conv", x, x.shape[1], 3, r, x.shape[1])
+    return _mmseg_module(w, n + ".pointwise_conv", h, out)
+
+
+def _mmseg_aspp(w: Weights, x: Tensor, rates: Sequence[int], separable: bool) -> Tensor:
     d = "decode_head."
-    maps = torchvision_resnet50(w, "backbone.", images, CONTRACTED_8, deep=True)
-    x = maps[3]
-    pool = module(d + "image_pool.1", F.adaptive_avg_pool2d(x, 1), 512)
-    branches = [bilinear(pool, x.shape[2:]), module(d + "aspp_modules.0", x, 512)]
-    branches += [separable(f"{d}aspp_modules.{i}", x, 512, 12 * i) for i in (1, 2, 3)]
-    x = module(d + "bottleneck", torch.cat(branches, 1), 512, 3)
-    low = module(d + "c1_bottleneck", maps[0], 48)
+    pool = _mmseg_module(w, d + "image_pool.1", F.adaptive_avg_pool2d(x, 1), 512)
+    branches = [bilinear(pool, x.shape[2:]), _mmseg_module(w, d + "aspp_modules.0", x, 512)]
+    for i, rate in enumerate(rates, start=1):
+        n = f"{d}aspp_modules.{i}"
+        if separable:
+            branches.append(_mmseg_separable(w, n, x, 512, rate))
+        else:
+            branches.append(_mmseg_module(w, n, x, 512, 3, rate))
+    return _mmseg_module(w, d + "bottleneck", torch.cat(branches, 1), 512, 3)
+
+
+def mmseg_v3(w: Weights, images: Tensor, output_stride: int = 8) -> Tensor:
+    maps = torchvision_resnet50(w, "backbone.", images, CONTRACTED[output_stride], deep=True)
+    x = _mmseg_aspp(w, maps[3], ASPP[output_stride], separable=False)
+    return bilinear(w.conv("decode_head.conv_seg", x, 5, bias=True), images.shape[2:])
+
+
+def mmseg_v3plus(w: Weights, images: Tensor, output_stride: int = 8) -> Tensor:
+    d = "decode_head."
+    maps = torchvision_resnet50(w, "backbone.", images, CONTRACTED[output_stride], deep=True)
+    x = _mmseg_aspp(w, maps[3], ASPP[output_stride], separable=True)
+    low = _mmseg_module(w, d + "c1_bottleneck", maps[0], 48)
     x = torch.cat([bilinear(x, low.shape[2:]), low], 1)
     for i in (0, 1):
-        x = separable(f"{d}sep_bottleneck.{i}", x, 512)
+        x = _mmseg_separable(w, f"{d}sep_bottleneck.{i}", x, 512)
     return bilinear(w.conv(d + "conv_seg", x, 5, bias=True), images.shape[2:])
 
 
 FAMILIES = {
     "torchvision v3": torchvision_v3,
     "torchvision v3 MobileNetV3": torchvision_mobilenetv3,
+    "VainF v3": vainf_v3,
     "VainF v3+": vainf_v3plus,
     "VainF v3+ MobileNetV2": vainf_mobilenet,
     "VainF v3+ Xception": vainf_xception,
     "jfzhang95 v3+": jfzhang_resnet,
     "jfzhang95 v3+ MobileNetV2": jfzhang_mobilenet,
     "jfzhang95 v3+ Xception": jfzhang_xception,
+    "kazuto1011 v1": kazuto_v1,
     "kazuto1011 v2": kazuto_v2,
+    "kazuto1011 v3": kazuto_v3,
+    "kazuto1011 v3+": kazuto_v3plus,
     "isht7 v2": isht7_v2,
+    "segmentation_models.pytorch v3": smp_v3,
     "segmentation_models.pytorch v3+": smp_v3plus,
+    "mmsegmentation v3": mmseg_v3,
     "mmsegmentation v3+": mmseg_v3plus,
     "Hugging Face MobileNetV2": hugging_face_mobilenet,
+}
+# Those that a user may run at another output stride than the usual one, with that stride.
+OTHER_STRIDES = {
+    "torchvision v3": 16,
+    "VainF v3": 8,
+    "VainF v3+": 8,
+    "VainF v3+ Xception": 8,
+    "jfzhang95 v3+": 8,
+    "kazuto1011 v3": 8,
+    "kazuto1011 v3+": 8,
+    "segmentation_models.pytorch v3": 16,
+    "segmentation_models.pytorch v3+": 8,
+    "mmsegmentation v3": 16,
+    "mmsegmentation v3+": 16,
 }
