@@ -7,7 +7,7 @@ nothing on CUDA waits for the device.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
+from math import prod, sqrt
 
 POINTS_PER_TILE = 256
 _ALIGN = 16
@@ -55,6 +55,29 @@ def lattice_shapes(
             _divide_up(vertices_bytes, batch * scalar_size * per_point),
         ),
     )
+
+
+def most_vertices(size: Sequence[int], sigmas: Sequence[float]) -> int:
+    """Returns a number of vertices that the lattice of a raster's positions never exceeds.
+
+    With the wide bandwidths that positions have it is a small part of the d+1 a point there could
+    be: the sum of all coordinates of a vertex is 0, and all are congruent modulo d+1, so that d of
+    them and the remainder tell it; each has a range that follows from that of the positions
+    (Adams, Baek and Davis, Eurographics 2010, section 3).
+
+    Args:
+        size: of the raster, in array order.
+        sigmas: in pixels, x first.
+    """
+    d = len(size)
+    elevated = [
+        (extent - 1) / sigma * sqrt(2 / 3) * (d + 1) / sqrt((m + 1) * (m + 2))
+        for m, (extent, sigma) in enumerate(zip(reversed(size), sigmas, strict=True))
+    ]
+    spans = [sum(elevated[j:]) + (j * elevated[j - 1] if j else 0.0) for j in range(d + 1)]
+    # The simplex of a point reaches less than d+1 beyond it on either side; one more for rounding.
+    counts = sorted(int(span / (d + 1)) + 4 for span in spans)
+    return min((d + 1) * prod(size), (d + 1) * prod(counts[:d]))
 
 
 def tile_count(grid: Sequence[int]) -> int:

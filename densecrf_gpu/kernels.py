@@ -254,14 +254,10 @@ def check_kernels(
                 "expected kernels of type GaussianKernel, BilateralKernel or FeatureKernel, "
                 f"found {type(kernel).__name__}"
             )
-        compatibility = compatibility_tensor(kernel.weight, classes, dtype)
-        if (
-            not values_at_hand(compatibility)
-            or records_gradients(compatibility)
-            or compatibility.count_nonzero()
-        ):
+        compatibility = _placed_compatibility(kernel.weight, classes, dtype, device)
+        if compatibility is not None:
             kernel.check(batch, tuple(size), guide, device)
-            used.append((kernel, to_device(compatibility, device)))
+            used.append((kernel, compatibility))
     return used
 
 
@@ -282,6 +278,24 @@ def terms_of(
         terms.compatibilities.append(compatibility)
         terms.normalizations.append(kernel.normalization)
     return terms
+
+
+def _placed_compatibility(
+    weight: Weight, classes: int, dtype: torch.dtype, device: torch.device
+) -> Tensor | None:
+    """Returns a weight as :func:`compatibility_tensor` does, on ``device``; None for a fixed 0."""
+    if isinstance(weight, int | float) and not torch.compiler.is_compiling():
+        # The usual case: tensors to check a number with would cost more than a small image does.
+        limits = torch.finfo(dtype)
+        if weight == 0:
+            return None
+        if limits.tiny <= abs(weight) <= limits.max:
+            return torch.full((1,), weight, dtype=dtype, device=device)
+    compatibility = compatibility_tensor(weight, classes, dtype)
+    is_variable = not values_at_hand(compatibility) or records_gradients(compatibility)
+    if not is_variable and not compatibility.count_nonzero():
+        return None
+    return to_device(compatibility, device)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
