@@ -184,6 +184,8 @@ def _msra(structure: Options) -> Options:
     return {"output_stride": 8, **summed}
 
 
+# Of several scales of v3+, whose weights nobody has published, its code takes the maximum at the
+# size of the images, this package at stride 4: an rms of 1 % of the scores' deviation apart.
 def _kazuto(prefix: str, name: str, more: Options) -> tuple[Family, ...]:
     stem, multi_grid = prefix + "layer1.conv1.conv.weight", {"multi_grid": (1, 2, 4)}
     aspp = prefix + "aspp.stages.c0.conv.weight"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import zipfile
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,11 @@ IN_A_FOLDER = ("model.safetensors", "pytorch_model.bin")
 
 Allowed = Callable[..., Any] | tuple[Callable[..., Any], str]
 
+
+def _plain_dict(default: object = None) -> dict[Any, Any]:
+    return {}
+
+
 # Types that training scripts pickle beside the weights, each harmless: NumPy's numbers, strings and
 # arrays, by their modules' names before and since NumPy 2, a script's arguments, dictionaries with
 # a default of a plain type.
@@ -36,7 +41,7 @@ SAFE_TYPES: tuple[Allowed, ...] = (
     np.dtype,
     *{type(dtype) for dtype in _DTYPES},
     argparse.Namespace,
-    defaultdict,
+    (_plain_dict, "collections.defaultdict"),  # torch fills none but plain dictionaries
     *(bool, int, float, str, list, tuple, dict, set),
 )
 

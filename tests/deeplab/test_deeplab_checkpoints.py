@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import argparse
 import ast
+import collections
 import functools
+import json
 import re
 import tarfile
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import families
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -81,7 +86,15 @@ def test_a_converted_network_computes_what_the_familys_own_code_does(name: str) 
     assert_computes(expected, images, *deeplab.convert(weights.state))
 
 
-@pytest.mark.parametrize("name", families.OTHER_STRIDES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        if name in ("VainF v3+", "jfzhang95 v3+")
+        else pytest.param(name, marks=pytest.mark.slow)
+        for name in families.OTHER_STRIDES
+    ],
+)
 def test_a_converted_network_computes_the_same_at_its_other_output_stride(name: str) -> None:
     weights, stride = families.Weights(), families.OTHER_STRIDES[name]
     size = (105, 235) if "Xception" in name else SIZES.get(name, (19, 193))
@@ -366,8 +379,23 @@ def test_own_files_have_one_ending_and_one_version(tmp_path: Path) -> None:
         lambda state: {"state_dict": {f"module.{k}": t for k, t in state.items()}, "epoch": 1},
         lambda state: {"model": state, "args": argparse.Namespace(lr=0.1)},
         lambda state: {"state_dict": {f"model._orig_mod.{k}": t for k, t in state.items()}},
+        lambda state: {
+            "state_dict": {
+                "mean": torch.zeros(1, 3, 1, 1),
+                **{f"model.{k}": t for k, t in state.items()},
+                "loss_fn.weight": torch.ones(5),
+            }
+        },
+        lambda state: {
+            "n_averaged": torch.tensor(3),
+            **{f"module.{k}": t for k, t in state.items()},
+        },
+        lambda state: {k.replace("backbone.", "backbone._orig_mod."): t for k, t in state.items()},
     ],
-    ids=["plain", "VainF", "DataParallel", "torchvision", "Lightning"],
+    ids=[
+        *("plain", "VainF", "DataParallel", "torchvision", "Lightning"),
+        *("Lightning with buffers", "AveragedModel", "a compiled backbone"),
+    ],
 )
 def test_wrappers_are_taken_off(tmp_path: Path, vainf: dict[str, Tensor], wrap) -> None:
     torch.save(wrap(vainf), tmp_path / "best_deeplabv3plus_mobilenet_voc_os8.pth")
@@ -380,6 +408,37 @@ def test_wrappers_are_taken_off(tmp_path: Path, vainf: dict[str, Tensor], wrap) 
     assert torch.equal(ours[:, :256], first[:, 48:])
 
 
+def test_weights_beside_the_network_are_named_where_it_lacks_some(
+    tmp_path: Path, vainf: dict[str, Tensor]
+) -> None:
+    wrapped = {f"model.{k}": t for k, t in vainf.items() if "classifier.3" not in k}
+    beside = {"mean": torch.zeros(3), "head.weight": torch.zeros(5, 256, 1, 1)}
+    torch.save({**beside, **wrapped}, tmp_path / "file.pth")
+    with pytest.raises(deeplab.CheckpointError, match=r"begin otherwise: head\.weight$"):
+        deeplab.load(tmp_path / "file.pth")
+
+
+def test_prefixes_of_safetensors_files_are_taken_off(
+    tmp_path: Path, vainf: dict[str, Tensor]
+) -> None:
+    save_file({f"model.{k}": t for k, t in vainf.items()}, tmp_path / "file_os8.safetensors")
+    assert deeplab.load(tmp_path / "file_os8.safetensors").output_stride == 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_any_precision_become_float32(
+    tmp_path: Path, vainf: dict[str, Tensor], dtype: torch.dtype
+) -> None:
+    stored = {k: t.to(dtype) if t.is_floating_point() else t for k, t in vainf.items()}
+    torch.save(stored, tmp_path / "family.pth")
+    deeplab.save(tiny().to(dtype), tmp_path / "own.safetensors")
+    for name in ("family.pth", "own.safetensors"):
+        model = deeplab.load(tmp_path / name)
+        assert all(p.dtype == torch.float32 for p in model.parameters())
+        assert model.backbone.stem.bn.running_mean.dtype == torch.float32
+        assert model(torch.randn(1, 3, 33, 33)).dtype == torch.float32
+
+
 def test_options_win_over_the_familys_defaults(tmp_path: Path, vainf: dict[str, Tensor]) -> None:
     torch.save(vainf, tmp_path / "file_os8.pth")
     model = deeplab.load(tmp_path / "file_os8.pth", output_stride=16, inputs="symmetric")
@@ -389,6 +448,74 @@ def test_options_win_over_the_familys_defaults(tmp_path: Path, vainf: dict[str, 
 def test_files_without_batch_counts_load(tmp_path: Path, vainf: dict[str, Tensor]) -> None:
     torch.save({k: t for k, t in vainf.items() if "tracked" not in k}, tmp_path / "old.pth")
     assert deeplab.load(tmp_path / "old.pth").backbone.stem.bn.num_batches_tracked == 0
+
+
+NUMPY = {
+    "float32": np.float32(0.5),
+    "int64": np.int64(3),
+    "bool": np.bool_(True),
+    "string": np.str_("voc"),
+    "array": np.zeros((21, 21), np.int64),
+    "array of strings": np.array(["sky", "road"]),
+}
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        *NUMPY.values(),
+        collections.defaultdict(list, {"loss": [1.0]}),
+        collections.OrderedDict(a=1),
+        argparse.Namespace(lr=np.float32(0.1), nested=argparse.Namespace(steps=(1, 2))),
+        {1, 2},
+    ],
+    ids=[*NUMPY, "defaultdict", "OrderedDict", "Namespace", "set"],
+)
+def test_what_training_scripts_keep_beside_the_weights_is_read(
+    tmp_path: Path, vainf: dict[str, Tensor], beside: object
+) -> None:
+    torch.save({"model_state": vainf, "beside": beside}, tmp_path / "file.pth")
+    assert deeplab.load(tmp_path / "file.pth").output_stride == 16
+
+
+@pytest.mark.parametrize("core", [b"core", b"_core"])
+def test_numpys_numbers_are_read_by_their_names_of_both_major_versions(
+    tmp_path: Path, vainf: dict[str, Tensor], core: bytes
+) -> None:
+    path, beside = tmp_path / "file.pth", [np.float64(0.7), np.int32(1), np.zeros(2)]
+    held = {"model_state": vainf, "beside": beside}
+    torch.save(held, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(re.sub(rb"cnumpy\._?core\.", b"cnumpy." + core + b".", path.read_bytes()))
+    assert deeplab.load(path).output_stride == 16
+
+
+@pytest.mark.parametrize(
+    ("beside", "named"),
+    [
+        (np.array([{}], object), "numpy.dtypes.ObjectDType"),
+        (np.datetime64("2026-01-01"), "numpy.dtypes.DateTime64DType"),
+        (torch.nn.ReLU(), "torch.nn.modules.activation.ReLU"),
+        (print, "print"),
+    ],
+    ids=["objects", "datetime64", "a module", "a function"],
+)
+def test_a_type_that_is_refused_is_named(
+    tmp_path: Path, vainf: dict[str, Tensor], beside: object, named: str
+) -> None:
+    torch.save({"model": vainf, "beside": beside}, tmp_path / "file.pth")
+    with pytest.raises(deeplab.CheckpointError) as raised:
+        deeplab.load(tmp_path / "file.pth")
+    assert f"holds more than weights, {named}: if you trust" in str(raised.value)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_torchscript_file_is_called_one(tmp_path: Path) -> None:
+    archive = tmp_path / "file.pt"
+    with zipfile.ZipFile(archive, "w") as written:  # as torch.jit.save lays it out
+        for name in ("data.pkl", "constants.pkl", "code/__torch__.py", "version"):
+            written.writestr(f"file/{name}", b"")
+    with pytest.raises(deeplab.CheckpointError, match=r"file\.pt is a TorchScript program"):
+        deeplab.load(archive)
 
 
 def test_other_types_are_refused_unless_allowed(tmp_path: Path, vainf: dict[str, Tensor]) -> None:
@@ -426,6 +553,210 @@ def test_surplus_and_missing_keys_are_named(tmp_path: Path, vainf: dict[str, Ten
         r"1 of other shape: classifier\.aspp\.project\.1\.weight is \[3\], expected \[256\]",
     ):
         deeplab.load(tmp_path / "short.pth")
+
+
+@pytest.mark.parametrize(
+    ("cut", "first"),
+    [
+        ("classifier.classifier.0", "1 missing: classifier.classifier.0.weight"),
+        ("classifier.classifier.3", "2 missing: classifier.classifier.3.weight, "),
+        ("classifier.project", "5 missing: classifier.project.0.weight, "),
+        ("classifier.aspp.project", "5 missing: classifier.aspp.project.0.weight, "),
+        ("classifier.aspp.convs.2", "5 missing: classifier.aspp.convs.2.0.weight, "),
+        ("backbone.high_level_features.7.", "missing: backbone.high_level_features.7.conv.0.0"),
+        ("backbone.", "it holds no resnet50 or resnet101 or mobilenetv2 or xception"),
+    ],
+)
+def test_what_is_missing_is_told_in_the_familys_names(
+    tmp_path: Path, vainf: dict[str, Tensor], cut: str, first: str
+) -> None:
+    torch.save({k: t for k, t in vainf.items() if not k.startswith(cut)}, tmp_path / "file.pth")
+    with pytest.raises(deeplab.CheckpointError) as raised:
+        deeplab.load(tmp_path / "file.pth")
+    assert "file.pth looks like VainF v3+, but " in str(raised.value)
+    assert first in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "cut", "missing"),
+    [
+        ("tv_deeplabv3_resnet50_aux0", "classifier.4", "classifier.4.weight"),
+        ("tv_deeplabv3_resnet50_aux0", "classifier.1", "classifier.1.weight"),
+        ("tv_deeplabv3_resnet50_aux0", "backbone.layer3", "backbone.layer3.0.conv1.weight"),
+        ("kazuto_deeplabv2_resnet101_msc", "base.aspp.c2", "base.aspp.c2.weight"),
+        ("kazuto_deeplabv3_resnet101_msc_os16", "base.fc2", "base.fc2.weight"),
+        ("jfzhang_deeplabv3plus_resnet", "decoder.last_conv.4", "decoder.last_conv.4.weight"),
+        ("jfzhang_deeplabv3plus_xception", "aspp.aspp3", "aspp.aspp3.atrous_conv.weight"),
+        ("smp_deeplabv3plus_resnet101", "decoder.aspp.1", "decoder.aspp.1.0.weight"),
+        ("hf_mobilenetv2_deeplabv3", "segmentation_head.conv_pool",
+         "segmentation_head.conv_pool.convolution.weight"),
+    ],
+)  # fmt: skip
+def test_no_family_becomes_a_smaller_network_where_parts_are_missing(
+    name: str, cut: str, missing: str
+) -> None:
+    state = {k: t for k, t in key_list(name).items() if not k.startswith(cut)}
+    with pytest.raises(deeplab.CheckpointError, match=f"missing: {re.escape(missing)}"):
+        deeplab.convert(state, name)
+
+
+def _without_bottleneck(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: t for k, t in state.items() if not re.search(r"layer\d\.\d\.(conv|bn)3", k)}
+
+
+def _deeper(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    more = {
+        f"encoder.layer{layer}.{i}.{leaf}": state[f"encoder.layer{layer}.1.{leaf}"]
+        for layer, units in ((2, range(4, 8)), (3, range(6, 36)))
+        for i in units
+        for leaf in ("conv1.weight", "conv2.weight", "conv3.weight")
+    }
+    return {**state, **more}
+
+
+def _one_unit_less(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k: t for k, t in state.items() if not k.startswith("encoder.layer3.5.")}
+
+
+def _first_conv2(*shape: int) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    return lambda state: {**state, "encoder.layer1.0.conv2.weight": torch.zeros(shape)}
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (_without_bottleneck, "ResNet-34"),
+        (_deeper, "ResNet-152"),
+        (_one_unit_less, "a ResNet of 3 + 4 + 5 + 3 units"),
+        (_first_conv2(128, 4, 3, 3), "a ResNeXt"),
+        (_first_conv2(128, 128, 3, 3), "a wide ResNet"),
+    ],
+)
+def test_other_resnets_are_refused_by_name(
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]], found: str
+) -> None:
+    state = change(key_list("smp_deeplabv3_resnet50"))
+    with pytest.raises(deeplab.CheckpointError) as raised:
+        deeplab.convert(state, "model.pth")
+    assert str(raised.value) == (
+        "model.pth looks like segmentation_models.pytorch v3, but its backbone is "
+        f"{found}, expected resnet50 or resnet101"
+    )
+
+
+def test_an_encoder_of_another_kind_is_refused_with_its_names() -> None:
+    state = {
+        k.replace("encoder.layer", "encoder.features."): t
+        for k, t in key_list("smp_deeplabv3_resnet50").items()
+    }
+    with pytest.raises(deeplab.CheckpointError, match=r"no resnet50 .*encoder\.features\.1\.0"):
+        deeplab.convert(state)
+
+
+def test_smps_classification_head_is_left_out() -> None:
+    more = {"classification_head.3.weight": torch.zeros(4, 2048)}
+    state, _ = deeplab.convert({**key_list("smp_deeplabv3_resnet50"), **more})
+    assert len(state) == 362
+
+
+def test_a_wrong_type_of_tensor_is_refused(vainf: dict[str, Tensor]) -> None:
+    key = "classifier.project.0.weight"
+    with pytest.raises(deeplab.CheckpointError, match=f"1 not floating: {key} is int8"):
+        deeplab.convert({**vainf, key: vainf[key].to(torch.int8)})
+
+
+def test_tensors_without_values_are_refused(tmp_path: Path, vainf: dict[str, Tensor]) -> None:
+    torch.save({k: t.to("meta") for k, t in vainf.items()}, tmp_path / "meta.pth")
+    with pytest.raises(deeplab.CheckpointError, match="names and shapes, but no values"):
+        deeplab.load(tmp_path / "meta.pth")
+
+
+def test_a_file_that_shares_no_name_with_any_family_is_told_all_of_them() -> None:
+    with pytest.raises(deeplab.CheckpointError) as raised:
+        deeplab.convert({"a.b": torch.zeros(1)}, "other.pth")
+    assert str(raised.value).startswith("other.pth is of no known family (torchvision, ")
+    assert str(raised.value).endswith("): it has a.b")
+
+
+@pytest.mark.parametrize("name", ["deeplabv3plus_mobilenetv2", "deeplabv1_vgg16"])
+def test_own_names_without_a_configuration_are_told_what_to_do(tmp_path: Path, name: str) -> None:
+    with torch.device("meta"):
+        state = deeplab.build(name, num_classes=2).state_dict()
+    state = {k: torch.zeros((), dtype=t.dtype).expand(t.shape) for k, t in state.items()}
+    for held in (state, {"settings": "{}", "model": state}):
+        torch.save(held, tmp_path / "last.pt")
+        with pytest.raises(deeplab.CheckpointError, match=r"this package's names.*deeplab\.save"):
+            deeplab.load(tmp_path / "last.pt")
+
+
+def test_a_backbone_starts_from_own_names_without_a_configuration(tmp_path: Path) -> None:
+    model, other = tiny(), tiny()
+    torch.save({"model": model.state_dict()}, tmp_path / "last.pt")
+    deeplab.load_backbone(other, tmp_path / "last.pt")
+    pairs = zip(model.backbone.parameters(), other.backbone.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def _compiled_backbone(model: deeplab.DeepLab) -> deeplab.DeepLab:
+    model.backbone = torch.compile(model.backbone)
+    return model
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        torch.compile,
+        torch.nn.DataParallel,
+        lambda model: torch.compile(torch.nn.DataParallel(model)),
+        torch.optim.swa_utils.AveragedModel,
+        _compiled_backbone,
+    ],
+    ids=["compiled", "DataParallel", "both", "AveragedModel", "a compiled backbone"],
+)
+def test_a_wrapped_network_is_saved_as_what_it_wraps(tmp_path: Path, wrap) -> None:
+    model = tiny()
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    deeplab.save(wrap(model), tmp_path / "model.safetensors")
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        assert set(file.keys()) == set(state)
+    loaded = deeplab.load(tmp_path / "model.safetensors").state_dict()
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in state.items())
+
+
+def test_files_of_compiled_networks_that_were_saved_with_their_prefix_load(tmp_path: Path) -> None:
+    model = tiny()
+    state = {f"_orig_mod.{key}": tensor for key, tensor in model.state_dict().items()}
+    metadata = {"format": "deeplab 1", "config": model.config.to_json()}
+    save_file(state, tmp_path / "old.safetensors", metadata=metadata)
+    assert deeplab.load(tmp_path / "old.safetensors").config == model.config
+
+
+def test_nothing_but_a_deeplab_is_saved(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="expected a DeepLab, found ReLU"):
+        deeplab.save(torch.nn.ReLU(), tmp_path / "model.safetensors")
+
+
+def test_an_own_file_whose_tensors_or_configuration_do_not_fit_is_refused(tmp_path: Path) -> None:
+    model, path = tiny(), tmp_path / "model.safetensors"
+    for config, message in (
+        (model.config.to_json().replace('"decoder"', '"aspp"'), "do not fit"),
+        (model.config.to_json().replace('"mobilenetv2"', '"resnet9"'), "no readable configuration"),
+    ):
+        metadata = {"format": "deeplab 1", "config": config}
+        save_file(model.state_dict(), path, metadata=metadata)
+        with pytest.raises(deeplab.CheckpointError, match=message):
+            deeplab.load(path)
+
+
+def test_an_unknown_option_is_told_the_nearest(tmp_path: Path, vainf: dict[str, Tensor]) -> None:
+    torch.save(vainf, tmp_path / "file.pth")
+    deeplab.save(tiny(), tmp_path / "own.safetensors")
+    for name in ("file.pth", "own.safetensors"):
+        with pytest.raises(TypeError, match=r"'output_strid' is no option.*output_stride\?"):
+            deeplab.load(tmp_path / name, output_strid=8)
+    with pytest.raises(ValueError, match="does not read fov_hidden") as raised:
+        deeplab.load(tmp_path / "file.pth", fov_hidden=8)
+    assert not isinstance(raised.value, deeplab.CheckpointError)
 
 
 def test_tensors_under_two_names_must_be_equal() -> None:
@@ -526,6 +857,70 @@ def test_a_config_json_beside_the_file_is_followed(
         scores = model.scores(images)
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4 * expected.std().item())
     assert deeplab.load(tmp_path / "model.safetensors", output_stride=8).output_stride == 8
+
+
+# All arguments, as save_pretrained of segmentation_models.pytorch 0.6 writes them.
+SMP_CONFIG = {
+    "_model_class": "DeepLabV3Plus",
+    "activation": None,
+    "aux_params": None,
+    "classes": 5,
+    "decoder_aspp_dropout": 0.25,
+    "decoder_aspp_separable": True,
+    "decoder_atrous_rates": [6, 12, 18],
+    "decoder_channels": 256,
+    "encoder_depth": 5,
+    "encoder_name": "resnet50",
+    "encoder_output_stride": 8,
+    "encoder_weights": None,
+    "in_channels": 3,
+    "upsampling": 4,
+}
+
+
+def test_smps_config_json_is_followed(tmp_path: Path) -> None:
+    weights, images = families.Weights(), torch.randn(1, 3, 16, 192)
+    expected = families.smp_v3plus(weights, images, output_stride=8, rates=(6, 12, 18))
+    save_file(weights.state, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(SMP_CONFIG))
+    model = deeplab.load(tmp_path)  # the folder, as its from_pretrained takes it
+    assert (model.output_stride, model.config.rates) == (8, (6, 12, 18))
+    assert model.config.dropout == 0.25
+    with torch.no_grad():
+        scores = model(images)
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4 * expected.std().item())
+    assert deeplab.load(tmp_path, output_stride=16).output_stride == 16
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("encoder_name", "resnet34"),
+        ("encoder_depth", 4),
+        ("in_channels", 4),
+        ("decoder_aspp_separable", False),
+    ],
+)
+def test_what_smps_config_json_asks_for_beyond_the_supported_is_named(
+    tmp_path: Path, key: str, value: object
+) -> None:
+    torch.save({"decoder.aspp.0.convs.0.0.weight": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text(json.dumps({**SMP_CONFIG, key: value}))
+    with pytest.raises(deeplab.CheckpointError, match=f"expected {key} .*, found {value!r}"):
+        deeplab.load(tmp_path)
+
+
+def test_a_config_json_of_wrong_values_is_the_files_fault(tmp_path: Path) -> None:
+    torch.save(key_list("smp_deeplabv3plus_resnet101"), tmp_path / "pytorch_model.bin")
+    for change in ({"encoder_output_stride": 7}, {"decoder_atrous_rates": "6,12,18"}):
+        (tmp_path / "config.json").write_text(json.dumps({**SMP_CONFIG, **change}))
+        with pytest.raises(deeplab.CheckpointError, match="is no network: expected"):
+            deeplab.load(tmp_path)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no model\.safetensors or pytorch_model\.bin in"):
+        deeplab.load(tmp_path)
 
 
 @pytest.mark.parametrize("text", ['{"hidden_act": "gelu"}', "{", "[1]"])
