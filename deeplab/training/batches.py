@@ -79,10 +79,14 @@ class _Drawn(Dataset[tuple[Sample, int]]):
         return self.dataset[index], seed
 
 
-def _leave_ctrl_c_to_the_trainer(worker: int) -> None:
-    """A terminal sends Ctrl-C to the readers too, which the trainer needs to its last iteration."""
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Terminals, schedulers and torchrun interrupt the readers too.
+
+    The trainer needs them to its last iteration, and ends them itself: a reader that finds it gone
+    leaves.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _as_list(batch: Sequence[tuple[Sample, int]]) -> list[tuple[Sample, int]]:
@@ -100,5 +104,5 @@ def loader(
         collate_fn=_as_list,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
-        worker_init_fn=_leave_ctrl_c_to_the_trainer,
+        worker_init_fn=_leave_signals_to_the_trainer,
     )

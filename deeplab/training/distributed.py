@@ -34,11 +34,36 @@ class Processes:
             dist.all_reduce(values)
         return values
 
+    def agreed(self, here: bool) -> bool:
+        """Whether it is so in any process."""
+        if self.world == 1:
+            return here
+        return bool(self.sum(torch.tensor(float(here), device=self.device)) > 0)
+
     def gather(self, value: T) -> list[T]:
         """What every process has, in the order of their ranks."""
         found: list[Any] = [value] * self.world
         if self.world > 1:
             dist.all_gather_object(found, value)
+        return found
+
+
+class Noticed:
+    """Numbers on the device, to be read on the host without waiting for what was asked since."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        self._values = values
+        if values.device.type == "cuda":
+            self._values = values.to("cpu", non_blocking=True)  # to pinned memory
+            self._event = torch.cuda.Event()
+            self._event.record()
+
+    def read(self) -> list[float]:
+        """The numbers, once they are there."""
+        if self._event is not None:
+            self._event.synchronize()
+        found: list[float] = self._values.tolist()
         return found
 
 

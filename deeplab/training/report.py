@@ -23,6 +23,7 @@ class Report:
         first: whether this process reports.
         iterations: of the whole run.
         done: of them, those that a resumed run has behind it.
+        validated: the last of these that it has the scores of.
         tensorboard: whether to write for TensorBoard.
 
     Raises:
@@ -30,7 +31,14 @@ class Report:
     """
 
     def __init__(
-        self, folder: Path, *, first: bool, iterations: int, done: int, tensorboard: bool
+        self,
+        folder: Path,
+        *,
+        first: bool,
+        iterations: int,
+        done: int,
+        validated: int,
+        tensorboard: bool,
     ) -> None:
         self._history = folder / HISTORY if first else None
         self._lacking = False  # and it was said
@@ -38,18 +46,18 @@ class Report:
             total=iterations, initial=done, unit="it", disable=not first, dynamic_ncols=True
         )
         if self._history is not None:
-            self._forget_after(done)
+            self._forget_after(done, validated)
         self._board: Board | None = None
         if first and tensorboard:
             self._board = Board(folder / "tensorboard", done, self.say)
 
-    def _forget_after(self, done: int) -> None:
-        """Drops lines of iterations that a resumed run will do again."""
+    def _forget_after(self, done: int, validated: int) -> None:
+        """Drops lines of iterations and validations that a resumed run will do again."""
         assert self._history is not None
         if not self._history.is_file():
             return
         lines = self._history.read_text().splitlines()
-        kept = [line for line in lines if _iteration(line) <= done]
+        kept = [line for line in lines if _is_behind(line, done, validated)]
         replace_file(self._history, lambda part: _write_lines(part, kept))
 
     def step(self) -> None:
@@ -90,13 +98,14 @@ class Report:
             self._board.close()
 
 
-def _iteration(line: str) -> float:
-    """The iteration of a line of the history; of one that a crash cut short, none to be kept."""
+def _is_behind(line: str, done: int, validated: int) -> bool:
+    """Whether a line of the history is to be kept; one that a crash cut short is not."""
     try:
-        found: int = json.loads(line)["iteration"]
+        found = json.loads(line)
     except ValueError:
-        return math.inf
-    return found
+        return False
+    last: int = validated if "miou" in found else done
+    return bool(found["iteration"] <= last)
 
 
 def _append_line(path: Path, line: str) -> None:

@@ -20,7 +20,7 @@ from deeplab.models import DeepLab
 
 from .batch_norm import freeze_affine, synchronise, train_mode
 from .batches import Steps, loader, seed_of
-from .distributed import Processes
+from .distributed import Noticed, Processes
 from .interrupt import Interrupt
 from .losses import pixel_losses, targets
 from .optimizer import build_optimizer, learning_rate, set_learning_rate
@@ -110,6 +110,7 @@ class Trainer:
         self._validated = 0
         self._losses = torch.zeros((), dtype=torch.float64, device=group.device)
         self._counted = 0
+        self._wishes: Noticed | None = None  # of the processes to stop, in the last step
 
     def _averaged(self) -> AveragedModel:
         averaging = get_ema_multi_avg_fn(self.settings.run.ema)  # type: ignore[no-untyped-call]
@@ -136,12 +137,15 @@ class Trainer:
             first=self.group.first,
             iterations=run.iterations,
             done=self.done,
+            validated=self._validated,
             tensorboard=run.tensorboard,
         )
         try:
             stopped = self._iterate(report, interrupt)
             if not stopped and self._validated != self.done:
-                self._validate(report, interrupt)
+                if self.val_set is not None and self._saved != self.done:
+                    self._save(report)  # before a validation, in which there may be no time for it
+                stopped = not self._validate(report, interrupt)
             self._save(report, last=True)
         finally:
             report.close()
@@ -162,31 +166,36 @@ class Trainer:
         pinned = group.device.type == "cuda"
         batches = iter(loader(self.train_set, steps, self.settings.data.workers, pinned))
         train_mode(self.model, frozen=self.frozen)
-        if self._due(run.validate_every) and self._validated != self.done:
-            self._validate(report, interrupt)  # interrupted in the middle of it
+        cut_short = self._due(run.validate_every) and self._validated != self.done
+        if cut_short and not self._validate(report, interrupt):
+            return True
         while self.done < run.iterations:
             rate = learning_rate(self.settings.optimizer, self.done, run.iterations)
             set_learning_rate(self.optimizer, rate)
-            self._step(batches)
+            self._step(batches, interrupt)
             self.done += 1
             report.step()
-            log_due = self.done % run.log_every == 0
-            if log_due:
+            if self.done % run.log_every == 0:
                 self._log(report, rate)
-            if self._due(run.validate_every):
-                self._validate(report, interrupt)
-            if self._due(run.save_every):
+            validation_due = self._due(run.validate_every) and self.val_set is not None
+            stop = self._stop_agreed(interrupt)
+            if not stop and (self._due(run.save_every) or validation_due):
                 self._save(report)
-            # Processes agree to stop where they talk to each other anyway.
-            if (log_due or group.world == 1) and self._agreed(interrupt.requested):
+            if stop or (validation_due and not self._validate(report, interrupt)):
                 return True
         return False
+
+    def _stop_agreed(self, interrupt: Interrupt) -> bool:
+        """Whether to stop behind this step; of several processes, if one wanted to during it."""
+        if self.group.world == 1 or self._wishes is None:
+            return interrupt.requested
+        return self._wishes.read()[0] > 0
 
     def _due(self, every: int) -> bool:
         """Whether something done at every so many iterations is due now."""
         return bool(every) and self.done > 0 and self.done % every == 0
 
-    def _step(self, batches: Any) -> None:
+    def _step(self, batches: Any, interrupt: Interrupt) -> None:
         """One step of the optimiser."""
         run = self.settings.run
         # Dropout, like everything drawn, is a function of the step: nothing to save, and resume.
@@ -198,7 +207,7 @@ class Trainer:
             quiet = self.group.world > 1 and not last
             assert not quiet or isinstance(self.forward, DistributedDataParallel)
             with self.forward.no_sync() if quiet else contextlib.nullcontext():  # type: ignore[operator]
-                loss = self._loss(images, labels)
+                loss = self._loss(images, labels, interrupt)
                 # DDP averages the gradients of the processes, whose losses are to be added.
                 scaled = self.scaler.scale(loss * (self.group.world / run.accumulate))
                 scaled.backward()  # type: ignore[no-untyped-call]
@@ -220,7 +229,7 @@ class Trainer:
             images = images.contiguous(memory_format=torch.channels_last)
         return images, torch.stack([label for _, label in drawn])
 
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _loss(self, images: Tensor, labels: Tensor, interrupt: Interrupt) -> Tensor:
         """This process's share of the loss: the mean over the labelled pixels of all processes."""
         settings = self.settings.loss
         enabled = self.dtype is not None
@@ -234,20 +243,18 @@ class Trainer:
         auxiliary = self.model.auxiliary is not None
         for number, (scores, label) in enumerate(zip(maps, wanted, strict=True)):
             losses, count = pixel_losses(scores.float(), label, weights=self.weights, keep=keep)
-            count = self.group.sum(count.detach())
+            # Processes agree to stop where they talk to each other anyway.
+            wish = torch.full_like(count, float(interrupt.requested))
+            sums = self.group.sum(torch.stack([count.detach(), wish]))
+            count = sums[0]
+            if self.group.world > 1 and number == 0:
+                self._wishes = Noticed(sums[1:])
             share = losses / count.clamp(min=torch.finfo(count.dtype).tiny)
             if number and auxiliary:
                 share = settings.auxiliary * share
             total = share if total is None else total + share
         assert total is not None
         return total
-
-    def _agreed(self, here: bool) -> bool:
-        """Whether it is so in any process."""
-        if self.group.world == 1:
-            return here
-        flag = torch.tensor(float(here), device=self.group.device)
-        return bool(self.group.sum(flag) > 0)
 
     def _log(self, report: Report, rate: float) -> None:
         """Loss and learning rate; raises if the loss is no finite number."""
@@ -275,17 +282,21 @@ class Trainer:
         for name, tensor in self.model.state_dict().items():
             self._check_finite(tensor, f"{name} is not finite")
 
-    def _validate(self, report: Report, interrupt: Interrupt) -> None:
-        """Mean IoU on the validation set; keeps the network if it is the best so far."""
+    def _validate(self, report: Report, interrupt: Interrupt) -> bool:
+        """Mean IoU on the validation set; keeps the network if it is the best so far.
+
+        Returns:
+            False if interrupted.
+        """
         if self.val_set is None:
-            return
+            return True
         self._check_weights()
         model = self.kept
         model.eval()
         scores = validate(model, self.val_set, self.group, lambda: interrupt.requested)
         train_mode(self.model, frozen=self.frozen)
         if scores is None:
-            return
+            return False
         self._validated = self.done
         values = {"miou": scores.mean_iou, "pixel_accuracy": scores.pixel_accuracy}
         each = zip(self.val_set.classes, scores.iou.tolist(), strict=True)
@@ -295,6 +306,7 @@ class Trainer:
             if self.group.first:
                 self._unwritten = copy_on_host(self.kept)
                 self._write(report, self._save_best)
+        return True
 
     def _save(self, report: Report, last: bool = False) -> None:
         """Writes state and network, unless a weight is no finite number any more."""

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-# `deeplab train` in a process that gets a SIGTERM when iteration STOP_AFTER ends.
+# `deeplab train` in a process that gets a SIGTERM when iteration STOP_AFTER ends, or when process
+# STOP_IN has validated the first picture.
 COMMAND = """
 import os, signal, sys
 from deeplab.cli import main
@@ -63,12 +65,26 @@ def stop(self, done=[0]):
     if done[0] == int(os.environ["STOP_AFTER"]):
         os.kill(os.getpid(), signal.SIGTERM)
 Report.step = stop
+from deeplab.training import validation
+class Matrix(validation.ConfusionMatrix):
+    def update(self, *labels):
+        super().update(*labels)
+        if os.environ["STOP_IN"] == os.environ.get("RANK"):
+            os.kill(os.getpid(), signal.SIGTERM)
+validation.ConfusionMatrix = Matrix
 code = main(sys.argv[1:])
 sys.exit(0 if code == 130 else code)
 """
 
 
-def _train(config: Path, folder: Path, processes: int, *options: str, stop_after: int = 0) -> None:
+def _train(
+    config: Path,
+    folder: Path,
+    processes: int,
+    *options: str,
+    stop_after: int = 0,
+    stop_in: int = -1,
+) -> None:
     """``deeplab train``, under ``torchrun`` where there are several processes."""
     script = config.with_name("command.py")
     script.write_text(COMMAND)
@@ -79,7 +95,7 @@ def _train(config: Path, folder: Path, processes: int, *options: str, stop_after
     ]  # fmt: skip
     environment = {
         **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
-        "STOP_AFTER": str(stop_after),
+        "STOP_AFTER": str(stop_after), "STOP_IN": str(stop_in),
     }  # fmt: skip
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=300, check=False
@@ -127,11 +143,48 @@ def test_two_processes_go_on_to_the_bit(config: Path, tmp_path: Path) -> None:
     _train(config, tmp_path / "whole", 2)
     _train(config, tmp_path / "parts", 2, stop_after=2)
     held = torch.load(tmp_path / "parts" / "last.pt", weights_only=True)
-    assert (held["iterations"], held["world"]) == (2, 2)
+    assert (held["iterations"], held["world"]) == (3, 2)  # they agree in the step behind
     _train(config, tmp_path / "parts", 2, "--resume")
     whole, parts = _weights(tmp_path / "whole"), _weights(tmp_path / "parts")
     assert [key for key in whole if not torch.equal(whole[key], parts[key])] == []
     assert _history(tmp_path / "parts") == _history(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_stops_a_validation(config: Path, tmp_path: Path) -> None:
+    """It saves all that was trained; the validation is done once the run goes on."""
+    options = ("--set", "data.val=train", "--set", "run.validate_every=3")
+    _train(config, tmp_path / "whole", 2, *options)
+    _train(config, tmp_path / "parts", 2, *options, stop_in=1)
+    held = torch.load(tmp_path / "parts" / "last.pt", weights_only=True)
+    assert (held["iterations"], held["validated"]) == (3, 0)
+    assert not any("miou" in line for line in _history(tmp_path / "parts"))
+    _train(config, tmp_path / "parts", 2, *options, "--resume")
+    assert _history(tmp_path / "parts") == _history(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_torchrun_may_be_terminated(config: Path, tmp_path: Path) -> None:
+    """It ends its processes and those that read pictures, and waits half a minute for them."""
+    run = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+        "-m", "deeplab", "train", str(config), "-o", str(run), "--device", "cpu", "--threads", "1",
+        "--set", "data.workers=1", "--set", "run.iterations=100000", "--set", "run.save_every=9999",
+        "--set", "run.validate_every=0",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (run / "history.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    held = torch.load(run / "last.pt", weights_only=True)
+    assert held["iterations"] == _history(run)[-1]["iteration"], said[-2000:]
+    assert f"interrupted after {held['iterations']} iterations, all saved" in said
 
 
 @pytest.mark.slow

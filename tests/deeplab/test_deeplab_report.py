@@ -19,8 +19,17 @@ from deeplab.training import board
 from deeplab.training.report import Report
 
 
-def _report(folder: Path, done: int = 0, *, tensorboard: bool = False) -> Report:
-    return Report(folder, first=True, iterations=100, done=done, tensorboard=tensorboard)
+def _report(
+    folder: Path, done: int = 0, validated: int = 99, *, tensorboard: bool = False
+) -> Report:
+    return Report(
+        folder,
+        first=True,
+        iterations=100,
+        done=done,
+        validated=validated,
+        tensorboard=tensorboard,
+    )
 
 
 def _history(folder: Path) -> list[int]:
@@ -69,6 +78,15 @@ def test_a_line_cut_short_by_a_crash_is_forgotten(tmp_path: Path) -> None:
     report = _report(tmp_path, done=2)
     report.log(3, {"loss": 1.0})
     assert _history(tmp_path) == [1, 2, 3]
+
+
+def test_scores_of_a_validation_that_is_done_again_are_written_once(tmp_path: Path) -> None:
+    report = _report(tmp_path)
+    for iteration in (3, 6):
+        report.log(iteration, {"loss": 1.0})
+        report.log(iteration, {"miou": 0.5})
+    _report(tmp_path, done=6, validated=3)
+    assert _history(tmp_path) == [3, 3, 6]
 
 
 def test_tensorboard_shows_every_iteration_of_a_resumed_run_once(tmp_path: Path) -> None:

@@ -231,8 +231,11 @@ def test_sigterm_saves_like_ctrl_c(
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_a_terminal_loses_nothing(config: Path, tmp_path: Path) -> None:
-    """A terminal interrupts all processes of the command, those that read pictures included."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_of_a_run_loses_nothing(
+    config: Path, tmp_path: Path, number: int
+) -> None:
+    """Ctrl-C in a terminal and schedulers reach those that read pictures as well."""
     run = tmp_path / "run"
     command = [
         sys.executable, "-m", "deeplab", "train", str(config), "-o", str(run), "--device", "cpu",
@@ -247,12 +250,30 @@ def test_ctrl_c_in_a_terminal_loses_nothing(config: Path, tmp_path: Path) -> Non
         while not (run / "history.jsonl").exists() and time.monotonic() < deadline:
             time.sleep(0.2)
         time.sleep(1)
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, number)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said[-2000:]
     last = torch.load(run / "last.pt", weights_only=True)["iterations"]
     assert _history(run)[-1]["iteration"] == last
     assert f"interrupted after {last} iterations" in said
+    assert "Traceback" not in said
+    with pytest.raises(ProcessLookupError):  # nobody is left
+        os.killpg(process.pid, 0)
+
+
+def test_a_checkpoint_is_written_before_each_validation(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a validation takes longer than a scheduler waits, nothing is lost."""
+    real, held = trainer.validate, []
+
+    def validate(*args: Any) -> Any:
+        held.append(torch.load(tmp_path / "run" / "last.pt", weights_only=True)["iterations"])
+        return real(*args)
+
+    monkeypatch.setattr(trainer, "validate", validate)
+    _run(config, tmp_path / "run", "run.save_every=100", "run.iterations=7")
+    assert held == [3, 6, 7]
 
 
 def test_a_run_that_crashed_goes_on_from_its_last_checkpoint(
