@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +65,36 @@ class SummedASPP(nn.Module):
                 branch.set_atrous(rate)
             elif isinstance(branch, nn.Conv2d):
                 set_atrous(branch, rate)
+
+    def from_vgg(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """fc6 and fc7 of every branch, taken from VGG-16's classifier (v2, section 4.1).
+
+        ``state`` has torchvision's names: ``classifier.0`` is fc6 ``[4096, 512 · 7 · 7]`` and
+        ``classifier.3`` fc7 ``[4096, 4096]``. Of their filters every n-th is kept, and of the 7×7
+        taps evenly spaced ones from border to border: 3×3 at rate 12 and 4×4 at rate 8 see with
+        them what 7×7 at rate 4 sees there. Nothing where there is no such classifier, and of
+        torchvision's VGG without one, whose numbers are nan.
+        """
+        names = [f"classifier.{n}.{leaf}" for n in (0, 3) for leaf in ("weight", "bias")]
+        first = self.branches[0]
+        if not isinstance(first, FovBranch) or not all(name in state for name in names):
+            return {}
+        weight6, bias6, weight7, bias7 = (state[name] for name in names)
+        (hidden, inputs, kernel, _), filters = first.fc6.weight.shape, len(bias6)
+        fits = weight6.shape == (filters, inputs * 49) and weight7.shape == (filters, filters)
+        if not fits or hidden > filters or kernel > 7 or not bias6.isfinite().all():
+            return {}
+        kept = torch.arange(hidden) * filters // hidden
+        taps = torch.linspace(0, 6, kernel).round().long() if kernel > 1 else torch.tensor([3])
+        weight6 = weight6[kept].reshape(hidden, inputs, 7, 7)[:, :, taps][:, :, :, taps]
+        branch = {
+            "fc6.weight": weight6,
+            "fc6.bias": bias6[kept],
+            "fc7.weight": weight7[kept][:, kept, None, None],
+            "fc7.bias": bias7[kept],
+        }
+        numbers = range(len(self.branches))
+        return {f"branches.{i}.{key}": tensor for i in numbers for key, tensor in branch.items()}
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, inputs, h, w]`` to scores ``[B, num_classes, h, w]``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Literal, overload
 
 import torch
@@ -112,6 +113,12 @@ class DeepLab(nn.Module):
             self.classifier.set_rates(rates)
         if self.aspp is not None:
             self.aspp.set_rates(rates)
+
+    def head_from(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the head takes from a classifier of ImageNet: fc6 and fc7 on VGG-16, or nothing."""
+        if not isinstance(self.classifier, SummedASPP):
+            return {}
+        return {f"classifier.{key}": t for key, t in self.classifier.from_vgg(state).items()}
 
     def normalize(self, images: Tensor, full: float | None = None) -> Tensor:
         """RGB pictures as this network wants them, see ``deeplab.normalize``."""

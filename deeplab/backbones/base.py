@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from torch import Tensor, nn
@@ -71,6 +71,10 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def set_output_stride(self, output_stride: int) -> None:
         """Sets strides and rates of all convolutions; raises ValueError where it cannot."""
+
+    def completed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The plain network's weights, and with them those of stages that start as its copies."""
+        return dict(state)
 
     @abstractmethod
     def forward(self, images: Tensor) -> Levels[Tensor]:

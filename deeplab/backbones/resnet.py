@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -109,6 +112,27 @@ class ResNet(Backbone):
                 rate = stage.entry_rate if contracted else stage.rate
                 grid = self.multi_grid[i] if number >= 4 else 1
                 unit.set_atrous(rate * grid, stage.stride if i == 0 else 1)
+
+    def completed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of layer1 ... layer4, and copies of layer4's for the cascade (v3, 3.2).
+
+        The first unit of a copy has twice the input channels of layer4's, whose second unit it
+        starts as: its shortcut, which that has not, starts as the identity.
+        """
+        filled = dict(state)
+        if any(key.startswith("layers.4.") for key in state):
+            return filled
+        for number, layer in list(enumerate(self.layers))[4:]:
+            for key, own in layer.state_dict().items():
+                unit, leaf = key.split(".", 1)
+                source = f"layers.3.{max(int(unit), 1)}.{leaf}"
+                if leaf == "shortcut.conv.weight":
+                    filled[f"layers.{number}.{key}"] = nn.init.dirac_(torch.empty_like(own))
+                elif leaf.startswith("shortcut.bn."):
+                    filled[f"layers.{number}.{key}"] = own
+                elif source in state:
+                    filled[f"layers.{number}.{key}"] = state[source]
+        return filled
 
     def forward(self, images: Tensor) -> Levels[Tensor]:
         """``[B, 3, H, W]`` to layer1 ``[B, 256, ...]``, layer3 ``[B, 1024, ...]`` and the last."""

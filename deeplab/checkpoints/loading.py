@@ -185,7 +185,10 @@ def _beside(path: Path, family: Family) -> dict[str, Any]:
 def load_backbone(
     model: DeepLab, path: str | os.PathLike[str], *, allow: Sequence[Allowed] = ()
 ) -> None:
-    """Fills a network's backbone from a checkpoint, leaving its head alone.
+    """Fills a network's backbone from a checkpoint, leaving its head alone but for fc6 and fc7.
+
+    These are taken from VGG-16's classifier, a regular part of it, where v1's and v2's heads have
+    them; of a cascade block5 ... start as copies of block4, as in the papers.
 
     Takes torchvision's classifiers (VGG-16, ResNet-50 and -101, MobileNetV2, MobileNetV3-Large),
     its FCN, Cadene's Xception, and every file that
@@ -207,9 +210,11 @@ def load_backbone(
         state = max(renamed, key=len)
     else:
         state = {key: t for key, t in state.items() if key.startswith("backbone.")}
+    bare = {key.removeprefix("backbone."): t for key, t in state.items()}
+    state = {f"backbone.{key}": t for key, t in model.backbone.completed(bare).items()}
     wanted = {f"backbone.{key}": t for key, t in model.backbone.state_dict().items()}
     _check(wanted, state, f"{path} and the backbone {model.config.backbone} do not fit")
-    model.load_state_dict({**model.state_dict(), **state})
+    model.load_state_dict({**model.state_dict(), **state, **model.head_from(held.state)})
 
 
 def _backbone_of(state: Mapping[str, Tensor], renaming: Renaming) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import deeplab
+from deeplab.aspp import SummedASPP
 from deeplab.layers import ratio, rescale, resize
 
 
@@ -472,3 +474,130 @@ def test_autocast_takes_images_of_every_dtype_but_float64() -> None:
         assert model(images.half()).isfinite().all()
         with pytest.raises(TypeError, match=r"found torch\.float64"):
             model(images.double())
+
+
+@pytest.mark.parametrize(
+    ("kernel", "taps"), [(1, [3]), (3, [0, 3, 6]), (4, [0, 2, 4, 6]), (7, [0, 1, 2, 3, 4, 5, 6])]
+)
+def test_fc6_and_fc7_are_a_regular_part_of_vggs_classifier(kernel: int, taps: list[int]) -> None:
+    heads = SummedASPP(2, 3, branches=2, kernel=kernel, hidden=3)
+    # Six filters over two channels of 7×7: 1000 the filter, 100 the channel, 10 the row, 1 the
+    # column. fc7 is 10 the row, 1 the column.
+    n = torch.arange(7)
+    numbers = 10 * n[:, None] + n
+    fc6 = 1000 * torch.arange(6)[:, None, None, None] + 100 * torch.arange(2)[:, None, None]
+    state = {
+        "classifier.0.weight": (fc6 + numbers).float().flatten(1),
+        "classifier.0.bias": torch.arange(6.0),
+        "classifier.3.weight": numbers[:6, :6].float(),
+        "classifier.3.bias": 10 + torch.arange(6.0),
+    }
+    heads.load_state_dict(heads.from_vgg(state), strict=False)
+    for branch in heads.branches:
+        for i, f in enumerate((0, 2, 4)):
+            assert branch.fc6.bias[i] == f
+            assert branch.fc7.bias[i] == 10 + f
+            assert branch.fc7.weight[i].flatten().tolist() == [10 * f, 10 * f + 2, 10 * f + 4]
+            for c in (0, 1):
+                expected = [[1000 * f + 100 * c + 10 * a + b for b in taps] for a in taps]
+                assert branch.fc6.weight[i, c].tolist() == expected
+
+
+@pytest.mark.parametrize("rate", [4, 8])
+def test_the_taps_kept_of_fc6_lie_where_those_of_7x7_at_rate_4_do(rate: int) -> None:
+    """A 7×7 kernel that is zero but for the taps kept is the smaller one at its larger rate."""
+    kernel, larger = {4: (3, 12), 8: (4, 8)}[rate]
+    part = SummedASPP(2, 3, branches=1, kernel=kernel, hidden=4).double()
+    whole = SummedASPP(2, 3, branches=1, kernel=7, hidden=4).double()
+    state = {
+        "classifier.0.weight": torch.randn(4, 98).double(),
+        "classifier.0.bias": torch.randn(4).double(),
+        "classifier.3.weight": torch.randn(4, 4).double(),
+        "classifier.3.bias": torch.randn(4).double(),
+    }
+    part.load_state_dict(part.from_vgg(state), strict=False)
+    kept = torch.zeros(7, dtype=torch.float64)
+    kept[:: 6 // (kernel - 1)] = 1
+    fc6 = state["classifier.0.weight"].view(4, 2, 7, 7) * kept[:, None] * kept
+    whole.load_state_dict(
+        whole.from_vgg({**state, "classifier.0.weight": fc6.flatten(1)}), strict=False
+    )
+    part.set_rates([larger])
+    whole.set_rates([4])
+    x = torch.randn(1, 2, 30, 33).double()
+    torch.testing.assert_close(part.branches[0].fc6(x), whole.branches[0].fc6(x))
+
+
+def vgg_file(path: Path, *, filters: int = 8) -> dict[str, Tensor]:
+    """torchvision's VGG-16 with a narrow classifier, random."""
+    with torch.device("meta"):
+        features = deeplab.build("deeplabv1_vgg16", fov_hidden=8).backbone.state_dict()
+    state = {key: torch.randn(t.shape) * 0.02 for key, t in features.items()}
+    shapes = {"0.weight": (filters, 25088), "0.bias": (filters,),
+              "3.weight": (filters, filters), "3.bias": (filters,)}  # fmt: skip
+    state |= {f"classifier.{key}": torch.randn(shape) for key, shape in shapes.items()}
+    torch.save(state, path)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("name", "hidden", "kernel", "step"),
+    [
+        ("deeplabv1_vgg16", 4, 3, 3),
+        ("deeplabv1_vgg16_4x4", 8, 4, 2),
+        ("deeplabv1_vgg16_7x7", 8, 7, 1),
+        ("deeplabv2_vgg16_aspp_s", 4, 3, 3),
+    ],
+)
+def test_vgg_networks_start_with_the_classifiers_fc6_and_fc7(
+    tmp_path: Path, name: str, hidden: int, kernel: int, step: int
+) -> None:
+    state = vgg_file(tmp_path / "vgg16.pth")
+    network = deeplab.build(name, fov_hidden=hidden)
+    deeplab.load_backbone(network, tmp_path / "vgg16.pth")
+    each = 8 // hidden
+    fc6 = state["classifier.0.weight"].view(8, 512, 7, 7)[::each, :, ::step, ::step]
+    for branch in network.classifier.branches:
+        assert torch.equal(branch.fc6.weight, fc6)
+        fc7 = state["classifier.3.weight"][::each, ::each, None, None]
+        assert torch.equal(branch.fc7.weight, fc7)
+    assert torch.equal(network.backbone.features[0].weight, state["features.0.weight"])
+
+
+def test_a_vgg_without_a_classifier_leaves_the_head_as_drawn(tmp_path: Path) -> None:
+    """torchvision's IMAGENET1K_FEATURES has nan there."""
+    state = vgg_file(tmp_path / "vgg16.pth")
+    drawn = deeplab.build("deeplabv1_vgg16", fov_hidden=4)
+    head = {key: t.clone() for key, t in drawn.classifier.state_dict().items()}
+    nan = {k: t * float("nan") if "classifier" in k else t for k, t in state.items()}
+    for kept in (nan, {k: t for k, t in state.items() if "classifier" not in k}):
+        torch.save(kept, tmp_path / "vgg16.pth")
+        deeplab.load_backbone(drawn, tmp_path / "vgg16.pth")
+        assert all(torch.equal(t, head[k]) for k, t in drawn.classifier.state_dict().items())
+
+
+def test_the_cascade_starts_as_copies_of_the_last_block(tmp_path: Path) -> None:
+    plain = deeplab.build("deeplabv3_resnet50", aspp_channels=8)
+    deeplab.save(plain, tmp_path / "resnet50.safetensors")
+    cascade = deeplab.build("deeplabv3_cascade_resnet50").eval()
+    deeplab.load_backbone(cascade, tmp_path / "resnet50.safetensors")
+    layers = cascade.backbone.layers
+    x = torch.randn(1, 2048, 5, 6)
+    for copied in list(layers)[4:]:
+        for unit, source in zip(copied, (layers[3][1], layers[3][1], layers[3][2]), strict=True):
+            for part in ("reduce", "atrous", "expand"):
+                theirs = source.get_submodule(part).state_dict()
+                for key, tensor in unit.get_submodule(part).state_dict().items():
+                    assert torch.equal(tensor, theirs[key])
+        torch.testing.assert_close(copied[0].shortcut(x), x, rtol=1e-4, atol=1e-5)
+    found, wanted = cascade.backbone.state_dict(), plain.backbone.state_dict()
+    assert all(torch.equal(found[key], tensor) for key, tensor in wanted.items())
+
+
+def test_a_cascade_of_the_file_itself_is_kept_as_it_is() -> None:
+    network = deeplab.build("deeplabv3_cascade_resnet50", cascade=1)
+    nn.init.constant_(network.backbone.layers[4][0].shortcut.conv.weight, 0.5)
+    state = network.backbone.completed(network.backbone.state_dict())
+    assert all(torch.equal(t, state[key]) for key, t in network.backbone.state_dict().items())
+    partly = {k: t for k, t in state.items() if not k.startswith("layers.4.2.")}
+    assert not any(k.startswith("layers.4.2.") for k in network.backbone.completed(partly))
