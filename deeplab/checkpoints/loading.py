@@ -191,11 +191,10 @@ def load_backbone(
     them; of a cascade block5 ... start as copies of block4, as in the papers.
 
     Takes torchvision's classifiers (VGG-16, ResNet-50 and -101, MobileNetV2, MobileNetV3-Large),
-    its FCN, Cadene's Xception, and every file that
-    ``load`` knows. The network keeps its own
-    strides, paddings and normalisation: those that the weights were trained with must be chosen
-    when it is built. torchvision's ResNets want ``stride_in_1x1=False, ceil_pool=False`` and
-    ``inputs="imagenet"``.
+    its FCN, Cadene's Xception, every file that ``load`` knows, and this package's names without a
+    configuration. The network keeps its own strides, paddings and normalisation: those that the
+    weights were trained with must be chosen when it is built. torchvision's ResNets want
+    ``stride_in_1x1=False, ceil_pool=False`` and ``inputs="imagenet"``.
 
     Raises:
         FileNotFoundError: there is no such file.

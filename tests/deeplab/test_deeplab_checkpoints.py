@@ -892,6 +892,39 @@ def test_smps_config_json_is_followed(tmp_path: Path) -> None:
     assert deeplab.load(tmp_path, output_stride=16).output_stride == 16
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("DeepLabV3Plus", {"encoder_output_stride": 8, "decoder_atrous_rates": (6, 12, 18)}),
+        ("DeepLabV3Plus", {"decoder_channels": 128, "upsampling": 1}),
+        ("DeepLabV3Plus", {"aux_params": {"classes": 3}}),
+        ("DeepLabV3", {"encoder_output_stride": 16, "decoder_atrous_rates": (3, 6, 9)}),
+    ],
+    ids=["stride and rates", "channels and no enlarging", "classification head", "v3"],
+)
+def test_networks_of_smp_itself_compute_the_same(
+    tmp_path: Path, model: str, options: dict[str, object]
+) -> None:
+    smp = pytest.importorskip("segmentation_models_pytorch", reason="smp is not installed")
+    network = getattr(smp, model)("resnet50", encoder_weights=None, classes=5, **options).eval()
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            if name.endswith("running_mean"):
+                tensor.normal_(std=0.1)
+            elif name.endswith("running_var"):
+                tensor.uniform_(0.5, 1.5)
+            elif tensor.dim() == 4:
+                tensor.normal_(std=(2 / tensor[0].numel()) ** 0.5)
+    network.save_pretrained(tmp_path)
+    ours, images = deeplab.load(tmp_path), torch.randn(1, 3, 32, 320)
+    with torch.no_grad():
+        expected = network(images)
+        scores = (ours.scores if options.get("upsampling") == 1 else ours)(images)
+    expected = expected[0] if isinstance(expected, tuple) else expected
+    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-4 * expected.std().item())
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
