@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from .layers import resize
@@ -22,6 +25,21 @@ class SegmenterOutput(Protocol):
     @property
     def logits(self) -> Tensor:
         """Scores ``[B, C, h, w]`` at the network's own stride."""
+
+
+class SemanticSegmentation(dict[str, Tensor]):
+    """A label map and the scores it comes from, as attributes or by name, as transformers has it.
+
+    Attributes:
+        segmentation: int64 ``[height, width]``.
+        segmentation_scores: ``[C, height, width]``: the enlarged logits, or the probabilities that
+            a CRF gives.
+    """
+
+    def __init__(self, segmentation: Tensor, segmentation_scores: Tensor) -> None:
+        super().__init__(segmentation=segmentation, segmentation_scores=segmentation_scores)
+        self.segmentation = segmentation
+        self.segmentation_scores = segmentation_scores
 
 
 class HuggingFaceNetwork(nn.Module):
@@ -53,27 +71,31 @@ class HuggingFaceNetwork(nn.Module):
 
 def post_process_semantic_segmentation(
     outputs: SegmenterOutput | Tensor,
-    target_sizes: Sequence[tuple[int, int]] | None = None,
+    target_sizes: Tensor | Sequence[tuple[int, int]] | None = None,
+    return_segmentation_scores: bool = False,
     *,
-    images: Sequence[Tensor] | None = None,
+    images: Sequence[Tensor | NDArray[np.uint8] | Image.Image] | None = None,
     crf: CRF | None = None,
     align_corners: bool = False,
-) -> list[Tensor]:
+) -> list[Any]:
     """Label maps from a network's outputs, as transformers' function of this name makes them.
 
     Args:
         outputs: an object with ``logits``, or the logits, ``[B, C, h, w]``; left as they are.
         target_sizes: (height, width) of each picture; None keeps the logits' size, or takes that
             of ``images``.
-        images: the pictures, uint8 RGB ``[3, H, W]`` each, of any sizes, on the logits' device;
-            required by a CRF.
+        return_segmentation_scores: give the scores beside each map.
+        images: the pictures, of any sizes: Pillow's, arrays ``[H, W, 3]``, or tensors ``[3, H, W]``
+            on the logits' device, uint8 RGB; required by a CRF.
         crf: refines the enlarged logits.
         align_corners: of enlarging; DeepLab's own networks say it in ``config.align_corners``.
 
     Returns:
-        int64 ``[height, width]`` for each picture, on the logits' device.
+        int64 ``[height, width]`` for each picture, on the logits' device; with scores, a
+        ``SemanticSegmentation`` each.
 
     Raises:
+        TypeError: an image is none.
         ValueError: there are more or fewer sizes or images than logits, an image is of another
             size than its target, or a CRF has no images.
     """
@@ -82,29 +104,49 @@ def post_process_semantic_segmentation(
         raise ValueError(f"expected logits [B, C, h, w], found {list(logits.shape)}")
     if crf is not None and images is None:
         raise ValueError("expected images for the CRF to look at, found none")
-    given: list[tuple[str, Sequence[Any]]] = []
+    given: list[tuple[str, Tensor | Sequence[Any]]] = []
+    pictures: list[Tensor] = []
     if images is not None:
-        given.append(("images", images))
+        pictures = [_as_tensor(image, logits.device) for image in images]
+        given.append(("images", pictures))
         if target_sizes is None:
-            target_sizes = [(image.shape[1], image.shape[2]) for image in images]
+            target_sizes = [(image.shape[1], image.shape[2]) for image in pictures]
     if target_sizes is not None:
         given.append(("target sizes", target_sizes))
     for name, values in given:
         if len(values) != len(logits):
             raise ValueError(f"expected {len(logits)} {name}, one each, found {len(values)}")
     if target_sizes is None:
-        return list(logits.argmax(1))
-    maps = []
+        target_sizes = [(logits.shape[2], logits.shape[3])] * len(logits)
+    found: list[Any] = []
     for index, size in enumerate(target_sizes):
         height, width = int(size[0]), int(size[1])
-        scores = resize(logits[index : index + 1].detach().float(), (height, width), align_corners)
-        if crf is None or images is None:
-            maps.append(scores[0].argmax(0))
-            continue
-        if images[index].shape[1:] != (height, width):
-            raise ValueError(
-                f"expected image {index} of {height}×{width} pixels as its target size, "
-                f"found {list(images[index].shape)}"
-            )
-        maps.append(crf(scores, images[index][None])[0])
-    return maps
+        scores = logits[index : index + 1].detach().float()
+        if scores.shape[2:] != (height, width):
+            scores = resize(scores, (height, width), align_corners)
+        if crf is not None:
+            if pictures[index].shape[1:] != (height, width):
+                raise ValueError(
+                    f"expected image {index} of {height}×{width} pixels as its target size, "
+                    f"found {list(pictures[index].shape)}"
+                )
+            if not return_segmentation_scores:
+                found.append(crf(scores, pictures[index][None])[0])
+                continue
+            scores = crf(scores, pictures[index][None], "probabilities")
+        labels = scores[0].argmax(0)
+        found.append(
+            SemanticSegmentation(labels, scores[0]) if return_segmentation_scores else labels
+        )
+    return found
+
+
+def _as_tensor(image: Tensor | NDArray[np.uint8] | Image.Image, device: torch.device) -> Tensor:
+    """A picture as uint8 RGB ``[3, H, W]``; tensors are taken as they are."""
+    if isinstance(image, Tensor):
+        return image
+    pixels = np.array(image.convert("RGB")) if isinstance(image, Image.Image) else image
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3:
+        kind = f"{pixels.dtype} {list(pixels.shape)}" if isinstance(pixels, np.ndarray) else pixels
+        raise TypeError(f"expected images of Pillow, or arrays uint8 [H, W, 3], found {kind!r}")
+    return torch.tensor(pixels).permute(2, 0, 1).to(device)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from deeplab.huggingface import HuggingFaceNetwork, post_process_semantic_segmentation
 from deeplab.segmenter import CRF, Segmenter
@@ -30,6 +32,42 @@ def test_maps_are_the_enlarged_logits_largest() -> None:
 def test_without_sizes_maps_have_the_logits_size() -> None:
     found = post_process_semantic_segmentation(outputs().logits)
     assert torch.equal(torch.stack(found), outputs().logits.argmax(1))
+
+
+def test_scores_come_along_where_they_are_asked_for() -> None:
+    """As transformers gives them: by attribute and by name."""
+    plain = post_process_semantic_segmentation(outputs(), SIZES)
+    found = post_process_semantic_segmentation(outputs(), SIZES, return_segmentation_scores=True)
+    for index, size in enumerate(SIZES):
+        enlarged = F.interpolate(outputs().logits[index : index + 1], size=size, mode="bilinear")
+        assert torch.equal(found[index]["segmentation_scores"], enlarged[0])
+        assert torch.equal(found[index].segmentation, plain[index])
+
+
+def test_the_scores_of_a_crf_are_its_probabilities() -> None:
+    images = [torch.randint(256, (3, *size), dtype=torch.uint8) for size in SIZES]
+    crf = CRF(params=CRFParams.pydensecrf())
+    plain = post_process_semantic_segmentation(outputs(), images=images, crf=crf)
+    found = post_process_semantic_segmentation(
+        outputs(), return_segmentation_scores=True, images=images, crf=crf
+    )
+    for one, labels in zip(found, plain, strict=True):
+        assert torch.equal(one.segmentation, labels)
+        torch.testing.assert_close(one.segmentation_scores.sum(0), torch.ones(labels.shape))
+
+
+def test_pictures_may_be_pillows_and_arrays_and_sizes_a_tensor() -> None:
+    images = [torch.randint(256, (3, *size), dtype=torch.uint8) for size in SIZES]
+    arrays = [image.permute(1, 2, 0).numpy() for image in images]
+    crf = CRF(params=CRFParams.pydensecrf())
+    wanted = post_process_semantic_segmentation(outputs(), images=images, crf=crf)
+    for others in (arrays, [Image.fromarray(array) for array in arrays]):
+        found = post_process_semantic_segmentation(
+            outputs(), torch.tensor(SIZES), images=others, crf=crf
+        )
+        assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    with pytest.raises(TypeError, match=r"images of Pillow, or arrays uint8 .* 'float64 \[5, 5\]'"):
+        post_process_semantic_segmentation(outputs(), images=[np.zeros((5, 5))] * 2)
 
 
 def test_a_crf_refines_each_picture_at_its_own_size() -> None:
