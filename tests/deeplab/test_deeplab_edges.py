@@ -173,29 +173,39 @@ def test_an_exported_network_takes_other_sizes(name: str, options: dict[str, obj
             torch.testing.assert_close(program(images), model(images), rtol=1e-4, atol=1e-5)
 
 
+_V3PLUS = "deeplabv3plus_mobilenetv2"
+_TWO = {"scales": (1.0, 0.5)}
+# The smallest side that an exported network takes: one more than the stride at the smallest scale,
+# and a pixel more where half a picture's size rounds down.
 SMALLEST = [
-    pytest.param("deeplabv1_vgg16", {"fov_hidden": 16}, id="v1"),
+    pytest.param("deeplabv1_vgg16", {"fov_hidden": 16}, 9, id="v1"),
+    pytest.param(_V3PLUS, {"output_stride": 8}, 9, id="v3plus", marks=pytest.mark.slow),
+    pytest.param(_V3PLUS, _TWO, 33, id="two scales", marks=pytest.mark.slow),
     pytest.param(
-        "deeplabv3plus_mobilenetv2", {"output_stride": 8}, id="v3plus", marks=pytest.mark.slow
+        _V3PLUS,
+        {**_TWO, "align_corners": False},
+        34,
+        id="two scales without aligned corners",
+        marks=pytest.mark.slow,
     ),
 ]
 
 
-@pytest.mark.parametrize(("name", "options"), SMALLEST)
+@pytest.mark.parametrize(("name", "options", "least"), SMALLEST)
 def test_an_exported_network_takes_every_size_above_its_output_stride_and_no_smaller(
-    name: str, options: dict[str, object]
+    name: str, options: dict[str, object], least: int
 ) -> None:
     model = small(name, **options)
-    sides = {2: torch.export.Dim("height", min=9), 3: torch.export.Dim("width", min=9)}
+    sides = {2: torch.export.Dim("height", min=least), 3: torch.export.Dim("width", min=least)}
     program = torch.export.export(
         model, (torch.randn(1, 3, 65, 97),), dynamic_shapes={"images": sides}, strict=False
     ).module()
     with torch.no_grad():
-        for size in ((9, 9), (10, 41)):
+        for size in ((least, least), (least + 1, 41)):
             images = torch.randn(1, 3, *size)
             torch.testing.assert_close(program(images), model(images), rtol=1e-4, atol=1e-5)
-        with pytest.raises(AssertionError, match=r"images\.size\(\)\[2\] >= 9"):
-            program(torch.randn(1, 3, 8, 9))
+        with pytest.raises(AssertionError, match=rf"images\.size\(\)\[2\] >= {least}"):
+            program(torch.randn(1, 3, least - 1, least))
 
 
 FAMILIES = {
@@ -258,15 +268,15 @@ def test_a_compiled_network_is_compiled_once_for_all_sizes() -> None:
     assert counter.frame_count <= 2  # for the first size, and then for any
 
 
-@pytest.mark.parametrize(("name", "options"), SMALLEST)
+@pytest.mark.parametrize(("name", "options", "least"), SMALLEST)
 def test_a_compiled_network_takes_pictures_down_to_a_single_pixel(
-    name: str, options: dict[str, object]
+    name: str, options: dict[str, object], least: int
 ) -> None:
     torch.compiler.reset()
     model = small(name, **options)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     with torch.no_grad():
-        for size in ((33, 49), (7, 20), (1, 1)):
+        for size in ((33, 49), (least - 2, 20), (1, 1)):
             images = torch.randn(1, 3, *size)
             torch.testing.assert_close(compiled(images), model(images))
 
