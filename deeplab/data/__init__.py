@@ -17,7 +17,7 @@ from typing import Any
 from .check import LabelReport, check_labels
 from .dataset import Pair, Sample, SegmentationDataset
 from .folder import open_folder
-from .labels import IGNORE, LabelError
+from .labels import IGNORE, DataError, LabelError
 from .layouts import (
     open_camvid,
     open_cityscapes,
@@ -30,6 +30,7 @@ from .voc import open_sbd, open_voc
 __all__ = [
     "DATASETS",
     "IGNORE",
+    "DataError",
     "LabelError",
     "LabelReport",
     "Pair",
@@ -52,7 +53,12 @@ DATASETS: dict[str, Callable[..., SegmentationDataset]] = {
 
 
 def open_dataset(
-    name: str, root: str | os.PathLike[str], split: str, **options: Any
+    name: str,
+    root: str | os.PathLike[str],
+    split: str,
+    *,
+    upright: bool = False,
+    **options: Any,
 ) -> SegmentationDataset:
     """Opens a part of a data set.
 
@@ -62,17 +68,21 @@ def open_dataset(
             ``"folder"``.
         root: where its files are; ``~`` is the home folder.
         split: the part.
+        upright: turn pictures as their EXIF orientation says, where the labels are turned.
         options: of ``"folder"``: ``ignore``, values beside 255 that mean no class.
 
     Raises:
-        ValueError: the name or the split is unknown.
+        DataError: a ValueError: the name or the split is unknown, or the data set is not as it
+            should be.
         FileNotFoundError: the files are not where they belong.
     """
     if name not in DATASETS:
-        raise ValueError(f"expected a data set among {', '.join(DATASETS)}; found {name!r}")
+        raise DataError(f"expected a data set among {', '.join(DATASETS)}; found {name!r}")
     folder = Path(root).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder} with the data set {name}")
     if options and name != "folder":
         raise TypeError(f"{name} takes no options, found {', '.join(options)}")
-    return DATASETS[name](folder, split, **options)
+    dataset = DATASETS[name](folder, split, **options)
+    dataset.upright = upright
+    return dataset

@@ -1,15 +1,19 @@
-"""Looking at all labels of a data set before a training run stumbles over one."""
+"""Looking at all of a data set before a training run stumbles over a part of it."""
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
 
-from .dataset import Pair, SegmentationDataset
-from .labels import LabelError, read_values
+from .dataset import SegmentationDataset
+from .labels import LabelError
 
 _SHOWN = 10  # problems in a report
 
@@ -34,6 +38,21 @@ class LabelReport:
     def absent(self) -> list[str]:
         """Classes that no pixel has."""
         return [name for name, count in zip(self.classes, self.pixels, strict=True) if not count]
+
+    @property
+    def hint(self) -> str:
+        """What may be meant where one class and void are all there is; else nothing."""
+        if sum(map(bool, self.pixels)) != 1 or not self.void_pixels or len(self.classes) == 1:
+            return ""
+        return (
+            f"255 is void, as {100 * self._void_share:.1f} % of all pixels are: if it means "
+            f"{self.absent[0]}, classes.txt says so by lines as 0: {self.classes[0]} and "
+            f"255: {self.absent[0]}"
+        )
+
+    @property
+    def _void_share(self) -> float:
+        return self.void_pixels / (sum(self.pixels) + self.void_pixels)
 
     @classmethod
     def merged(cls, parts: Sequence[LabelReport]) -> LabelReport:
@@ -67,15 +86,16 @@ class LabelReport:
 
     def __str__(self) -> str:
         labelled = sum(self.pixels)
-        everything = labelled + self.void_pixels
         width = max(map(len, self.classes))
         lines = [f"{self.name}: {self.samples} samples, {len(self.problems)} with problems"]
         rows = zip(self.classes, self.pixels, self.images, strict=True)
         for number, (name, pixels, images) in enumerate(rows):
             share = f"{100 * pixels / labelled:6.2f} %" if pixels else "  absent"
             lines.append(f"  {number:3d} {name:{width}s} {share} in {images} images")
-        if everything:
-            lines.append(f"  void: {100 * self.void_pixels / everything:.2f} % of all pixels")
+        if labelled or self.void_pixels:
+            lines.append(f"  void: {100 * self._void_share:.2f} % of all pixels")
+        if self.hint:
+            lines.append(f"  ? {self.hint}")
         return "\n".join([*lines, *(f"  ! {problem}" for problem in self.problems[:_SHOWN])])
 
 
@@ -83,9 +103,10 @@ def check_labels(
     dataset: SegmentationDataset,
     *,
     part: tuple[int, int] = (0, 1),
-    progress: Callable[[Sequence[Pair]], Iterable[Pair]] | None = None,
+    workers: int = 0,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
 ) -> LabelReport:
-    """Reads every label image and the size of every picture.
+    """Reads every label image and every picture.
 
     Finds files that are missing or unreadable, sizes that differ, values that are no class's and
     classes that do not occur, and counts the pixels of each class.
@@ -93,6 +114,7 @@ def check_labels(
     Args:
         dataset: what is read.
         part: (r, n): every n-th sample from the r-th on; n reports, merged, are that of all.
+        workers: processes that read; 0 reads here.
         progress: draws a bar around the samples.
     """
     count = dataset.num_classes
@@ -104,26 +126,14 @@ def check_labels(
         [0] * count,
         [0] * count,
     )
-    pairs = dataset.pairs[part[0] :: part[1]]
-    for pair in pairs if progress is None else progress(pairs):
-        try:
-            label = dataset.values(read_values(pair.label), str(pair.label)).numpy()
-            with Image.open(pair.image) as image:
-                size = image.size
-        except FileNotFoundError as error:
-            report.problems.append(f"{error.filename} is missing")
+    looks = _Looks(dataset, range(part[0], len(dataset), part[1]))
+    found: Iterable[Any] = DataLoader(
+        looks, batch_size=None, num_workers=workers, collate_fn=_as_it_is
+    )
+    for histogram in found if progress is None else progress(found):
+        if isinstance(histogram, str):
+            report.problems.append(histogram)
             continue
-        except (LabelError, OSError) as error:
-            report.problems.append(str(error))
-            continue
-        if size != label.shape[::-1]:
-            width, height = label.shape[::-1]
-            report.problems.append(
-                f"{pair.label} is {width}×{height} pixels large, its picture {pair.image.name} "
-                f"{size[0]}×{size[1]}"
-            )
-            continue
-        histogram = np.bincount(label.ravel(), minlength=256)
         labelled = int(histogram[:count].sum())
         report.void_pixels += int(histogram[dataset.ignore_index])
         for c in np.flatnonzero(histogram[:count]):
@@ -131,3 +141,41 @@ def check_labels(
             report.images[c] += 1
             report.present_pixels[c] += labelled
     return report
+
+
+class _Looks(Dataset[Any]):
+    """How many pixels of a sample have each label; a text where something is wrong with it."""
+
+    def __init__(self, dataset: SegmentationDataset, indices: Sequence[int]) -> None:
+        self._dataset, self._indices = dataset, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> NDArray[np.int64] | str:
+        try:
+            label = self._dataset[self._indices[index]].label
+        except FileNotFoundError as error:
+            return f"{error.filename} is missing"
+        except (LabelError, OSError) as error:
+            return str(error)
+        counts: NDArray[np.int64] = np.bincount(label.numpy().ravel(), minlength=256)
+        return counts
+
+
+def _as_it_is(found: Any) -> Any:
+    return found
+
+
+def fingerprint(dataset: SegmentationDataset) -> str:
+    """Other for a data set whose files, or their meaning, changed; the same where it was moved."""
+    digest = hashlib.sha256(pickle.dumps((dataset.classes, dataset.values, dataset.upright)))
+    for pair in dataset.pairs:
+        for path in (pair.image, pair.label):
+            try:
+                held = path.stat()
+                found = f"{path.name} {held.st_size} {held.st_mtime_ns}\n"
+            except OSError as error:
+                found = f"{path.name} {error.strerror}\n"
+            digest.update(found.encode())
+    return digest.hexdigest()

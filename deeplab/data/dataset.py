@@ -9,8 +9,8 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .labels import IGNORE, Color, LabelError, ValueMap, read_values
-from .pictures import read_image
+from .labels import IGNORE, Color, DataError, LabelError, ValueMap, read_values
+from .pictures import is_turned, read_image
 
 
 class Sample(NamedTuple):
@@ -39,6 +39,10 @@ class SegmentationDataset(Dataset[Sample]):
         classes: names; a class's number is its place.
         palette: an RGB colour per class.
         values: what the values in the label images mean.
+
+    Attributes:
+        upright: turn pictures as their EXIF orientation says; False, since label images seldom
+            know of it.
     """
 
     ignore_index = IGNORE
@@ -54,7 +58,7 @@ class SegmentationDataset(Dataset[Sample]):
         values: ValueMap,
     ) -> None:
         if not pairs:
-            raise ValueError(f"the split {split!r} of {name} has no pictures")
+            raise DataError(f"the split {split!r} of {name} has no pictures")
         if len(classes) != len(palette):
             raise ValueError(f"found {len(classes)} classes and {len(palette)} colours")
         self.name = name
@@ -63,6 +67,7 @@ class SegmentationDataset(Dataset[Sample]):
         self.classes = tuple(classes)
         self.palette = tuple(palette)
         self.values = values
+        self.upright = False
 
     @property
     def num_classes(self) -> int:
@@ -82,12 +87,18 @@ class SegmentationDataset(Dataset[Sample]):
             PictureError: the picture is none, damaged, or has more than 8 bits a channel.
         """
         pair = self.pairs[index]
-        image = read_image(pair.image)
+        image = read_image(pair.image, upright=self.upright)
         label = self.values(read_values(pair.label), str(pair.label))
         if image.shape[1:] != label.shape:
+            turned = (
+                ", which its EXIF orientation turns: data.upright=true in training, --upright in "
+                "evaluation"
+                if not self.upright and is_turned(pair.image)
+                else ""
+            )
             raise LabelError(
                 f"{pair.label} is {_size(label)} pixels large, its picture {pair.image.name} "
-                f"{_size(image[0])}"
+                f"{_size(image[0])}{turned}"
             )
         return Sample(image, label, pair.name)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from .classes import voc_palette
 from .dataset import SegmentationDataset
-from .labels import IGNORE, Color, ValueMap, stored_palette
+from .labels import IGNORE, Color, DataError, ValueMap, stored_palette
 from .layouts import matching_pairs, no_split, read_list
 
 LABEL_FOLDERS = ("labels", "masks", "annotations")
@@ -20,7 +22,8 @@ def open_folder(root: Path, split: str, ignore: Sequence[int] = ()) -> Segmentat
     ``annotations``. The split is either a folder inside both or a list ``<split>.txt`` of names.
     ``classes.txt`` names the classes, one a line, in the order of their numbers; a line may end
     with a colour, ``road 128 64 128``, which masks stored as RGB need. Colours not given are those
-    of the masks' own palette, or PASCAL VOC's.
+    of the masks' own palette, or PASCAL VOC's. A line may begin with the value that the class has
+    in the masks, ``255: road``, which is then not void.
 
     Args:
         root: the folder.
@@ -36,39 +39,70 @@ def open_folder(root: Path, split: str, ignore: Sequence[int] = ()) -> Segmentat
     elif (root / f"{split}.txt").is_file():
         pairs = matching_pairs(images, labels, read_list(root / f"{split}.txt"))
     else:
-        raise no_split("the folder", split, root)
-    classes, colors = _read_classes(root / "classes.txt")
+        remedy = (
+            f"; {split}.txt there, with the names of its pictures one a line, makes it one, as "
+            f"folders images/{split} and {labels.name}/{split} do"
+        )
+        raise no_split("the folder", split, root, remedy)
+    classes = _read_classes(root / "classes.txt")
     # A value to ignore may be named in classes.txt: the numbers of the files stay its own.
-    kept = [value for value in range(len(classes)) if value not in ignore]
-    values = {value: label for label, value in enumerate(kept)}
-    values |= dict.fromkeys((*ignore, IGNORE), IGNORE)
-    if colors is None and pairs and pairs[0].label.is_file():
-        colors = stored_palette(pairs[0].label)
-    palette = voc_palette(len(classes)) if colors is None or len(colors) < len(classes) else colors
-    by_color = {color: values[value] for value, color in enumerate(palette[: len(classes)])}
+    kept = [one for one in classes if one.value not in ignore]
+    values = dict.fromkeys((*ignore, IGNORE), IGNORE)
+    values |= {one.value: label for label, one in enumerate(kept)}
+    palette = voc_palette(256)
+    stored = stored_palette(pairs[0].label) if pairs and pairs[0].label.is_file() else None
+    if stored is not None and len(stored) > max(one.value for one in classes):
+        palette = stored
+    colors = {one.value: one.color or palette[one.value] for one in classes}
+    by_color = None
+    if stored is not None or classes[0].color is not None:
+        by_color = {colors[one.value]: values[one.value] for one in classes}
     return SegmentationDataset(
         root.name,
         split,
         pairs,
-        classes=[classes[value] for value in kept],
-        palette=[palette[value] for value in kept],
-        values=ValueMap(values, by_color if colors is not None else None),
+        classes=[one.name for one in kept],
+        palette=[colors[one.value] for one in kept],
+        values=ValueMap(values, by_color),
     )
 
 
-def _read_classes(path: Path) -> tuple[list[str], list[Color] | None]:
-    """The names, and the colours where every line has one."""
+class _Class(NamedTuple):
+    """A line of classes.txt."""
+
+    name: str
+    value: int
+    color: Color | None
+
+
+def _read_classes(path: Path) -> list[_Class]:
+    """The classes; values and colours are given to all or to none."""
     if not path.is_file():
         raise FileNotFoundError(f"expected the names of the classes, one a line, in {path}")
-    names: list[str] = []
-    colors: list[Color] = []
+    classes: list[_Class] = []
+    valued = 0
     for line in read_list(path):
-        words = line.split()
+        value, name, color = len(classes), line, None
+        if match := re.fullmatch(r"(\d+)\s*:\s*(.+)", line):
+            value, name = int(match[1]), match[2]
+            valued += 1
+        words = name.split()
         if len(words) > 3 and all(word.isdigit() and int(word) < 256 for word in words[-3:]):
-            names.append(" ".join(words[:-3]))
-            colors.append((int(words[-3]), int(words[-2]), int(words[-1])))
-        else:
-            names.append(line)
-    if colors and len(colors) != len(names):
-        raise ValueError(f"{path} gives {len(colors)} of {len(names)} classes a colour")
-    return names, colors or None
+            color = (int(words[-3]), int(words[-2]), int(words[-1]))
+            name = " ".join(words[:-3])
+        classes.append(_Class(name, value, color))
+    count = len(classes)
+    if not classes:
+        raise DataError(f"{path} is empty: expected the names of the classes, one a line")
+    for what, given in (
+        ("colour", sum(one.color is not None for one in classes)),
+        ("value", valued),
+    ):
+        if given not in (0, count):
+            raise DataError(f"{path} gives {given} of {count} classes a {what}")
+    if count > IGNORE:
+        raise DataError(f"{path}: expected at most {IGNORE} classes, found {count}")
+    found = [one.value for one in classes]
+    if len(set(found)) < count or max(found) > 255:
+        raise DataError(f"{path}: expected values of their own from 0 to 255, found {found}")
+    return classes

@@ -17,6 +17,7 @@ IGNORE = 255
 Color = tuple[int, int, int]
 
 _SHOWN = 8  # values in a message
+_COUNTED = 2**16  # values up to here are counted rather than sorted
 
 
 def colors_of(palette: Sequence[Color], void: Color | None = None) -> dict[Color, int]:
@@ -25,7 +26,11 @@ def colors_of(palette: Sequence[Color], void: Color | None = None) -> dict[Color
     return colors if void is None else {**colors, void: IGNORE}
 
 
-class LabelError(ValueError):
+class DataError(ValueError):
+    """A data set that is not as it should be."""
+
+
+class LabelError(DataError):
     """A label image that cannot be read or holds values that are no class's."""
 
 
@@ -111,7 +116,7 @@ class ValueMap:
     def unknown(self, found: NDArray[np.int64]) -> list[int] | list[Color]:
         """The values, or colours, of a label image that are no class's."""
         if found.ndim == 2:
-            values = np.unique(found)
+            values = _occurring(found)
             legal = (values >= 0) & (values < 256)
             legal[legal] = self._table[values[legal]] >= 0
             return [int(value) for value in values[~legal]]
@@ -140,6 +145,14 @@ class ValueMap:
             return f"found the colours {shown}{more}, which are no class's"
         legal = _ranges([int(v) for v in np.flatnonzero(self._table >= 0)])
         return f"found the values {shown}{more}, expected {legal}"
+
+
+def _occurring(found: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The values of an array, ascending."""
+    if found.size and (found.min() < 0 or found.max() > _COUNTED):
+        return np.unique(found)  # sorts all of them
+    values: NDArray[np.int64] = np.flatnonzero(np.bincount(found.ravel()))
+    return values
 
 
 def _packed(colors: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ from .classes import (
     voc_palette,
 )
 from .dataset import Pair, SegmentationDataset
-from .labels import ValueMap, colors_of
+from .labels import DataError, ValueMap, colors_of
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
 
@@ -111,24 +111,34 @@ def _coco_stuff(name: str, root: Path, split: str) -> SegmentationDataset:
 
 
 def matching_pairs(images: Path, labels: Path, names: Sequence[str] | None = None) -> list[Pair]:
-    """The pictures of a folder, or those named, with the PNGs of the same name in another."""
-    if names is None:
-        found = sorted(p for p in images.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-        return [Pair(path.stem, path, labels / f"{path.stem}.png") for path in found]
-    by_name = {p.stem: p for p in images.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES}
-    stems = [Path(name).stem if Path(name).suffix in IMAGE_SUFFIXES else name for name in names]
-    return [
-        Pair(stem, by_name.get(stem, images / f"{stem}.jpg"), labels / f"{stem}.png")
-        for stem in stems
-    ]
+    """The pictures of a folder, or those named, with the PNGs of the same name in another.
+
+    Raises:
+        DataError: two pictures have the name, and with it the label, in common.
+    """
+    by_name: dict[str, list[Path]] = {}
+    for path in sorted(p for p in images.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES):
+        by_name.setdefault(path.stem, []).append(path)
+    pairs = []
+    for name in sorted(by_name) if names is None else names:
+        is_file = Path(name).suffix in IMAGE_SUFFIXES and names is not None
+        stem = Path(name).stem if is_file else name
+        found = by_name.get(stem, [images / f"{stem}.jpg"])
+        if is_file and images / name in found:
+            found = [images / name]
+        if len(found) > 1:
+            both = " and ".join(path.name for path in found[:2])
+            raise DataError(f"{both} in {images} would both have the label {stem}.png")
+        pairs.append(Pair(stem, found[0], labels / f"{stem}.png"))
+    return pairs
 
 
 def read_list(path: Path) -> list[str]:
-    """The lines of a list that are not empty; ValueError if it is no text."""
+    """The lines of a list that are not empty; DataError if it is no text."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8: {error}") from error
+        raise DataError(f"{path} is no text in UTF-8: {error}") from error
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -140,7 +150,8 @@ def first_folder(root: Path, candidates: Iterable[str], needed: str) -> Path:
     raise FileNotFoundError(f"expected a folder {needed} in {root}, found none")
 
 
-def no_split(name: str, split: str, where: Path) -> ValueError:
+def no_split(name: str, split: str, where: Path, remedy: str = "") -> DataError:
     """The error of a split that is not there, which names what is."""
     found = sorted(p.name for p in where.iterdir())[:12] if where.is_dir() else []
-    return ValueError(f"{name} has no split {split!r} in {where}, where {found or 'nothing'} is")
+    held = f"has {', '.join(found)}" if found else "is empty or missing"
+    return DataError(f"{name} has no split {split!r}: {where} {held}{remedy}")

@@ -11,7 +11,7 @@ import scenes
 import torch
 from PIL import Image
 
-from deeplab.data import DATASETS, LabelError, LabelReport, check_labels, open_dataset
+from deeplab.data import DATASETS, DataError, LabelError, LabelReport, check_labels, open_dataset
 from deeplab.data.classes import CITYSCAPES, COCO_STUFF, COCO_STUFF_182, VOC, voc_palette
 
 
@@ -96,6 +96,70 @@ def test_a_label_of_another_size_is_an_error(folder: Path) -> None:
         open_dataset("folder", folder, "train")[0]
 
 
+def test_a_class_may_have_any_value_and_then_255_is_not_void(folder: Path) -> None:
+    _png(folder / "labels" / "scene0.png", np.r_[np.zeros((40, 57)), np.full((1, 57), 255)])
+    (folder / "classes.txt").write_text("0: background\n255: thing")
+    dataset = open_dataset("folder", folder, "train")
+    assert dataset.classes == ("background", "thing")
+    assert dataset[0].label.unique().tolist() == [0, 1]
+    (folder / "classes.txt").write_text("0: background 0 0 0\n200: thing 9 8 7\n")
+    dataset = open_dataset("folder", folder, "train", ignore=[0])
+    assert (dataset.classes, dataset.palette) == (("thing",), ((9, 8, 7),))
+    _png(folder / "labels" / "scene0.png", np.full((41, 57, 3), (9, 8, 7)))
+    assert dataset[0].label.unique().tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"classes\.txt is empty: expected the names"),
+        ("0: a\nb", "gives 1 of 2 classes a value"),
+        ("a 1 2 3\nb", "gives 1 of 2 classes a colour"),
+        ("0: a\n0: b", r"values of their own from 0 to 255, found \[0, 0\]"),
+        ("0: a\n256: b", r"values of their own from 0 to 255, found \[0, 256\]"),
+        ("\n".join(map(str, range(256))), "at most 255 classes, found 256"),
+    ],
+)
+def test_classes_that_cannot_be_are_said(folder: Path, text: str, message: str) -> None:
+    (folder / "classes.txt").write_text(text)
+    with pytest.raises(DataError, match=message):
+        open_dataset("folder", folder, "train")
+
+
+def test_pictures_that_a_camera_turned_are_said_and_may_be_turned(folder: Path) -> None:
+    """The label is drawn on the picture as people see it."""
+    path = folder / "images" / "scene0.png"
+    with Image.open(path) as image:
+        exif = image.getexif()
+        exif[0x0112] = 6
+        image.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    dataset = open_dataset("folder", folder, "train")
+    hint = r"41×57, which its EXIF orientation turns: data\.upright=true in training, --upright"
+    with pytest.raises(LabelError, match=hint):
+        dataset[0]
+    assert "EXIF" in check_labels(dataset).problems[0]
+    upright = open_dataset("folder", folder, "train", upright=True)
+    assert upright[0].image.shape == (3, *upright[0].label.shape)
+    assert check_labels(upright).problems == []
+
+
+def test_two_pictures_of_one_name_are_said(folder: Path) -> None:
+    _picture(folder / "images" / "scene0.jpg", 41, 57)
+    with pytest.raises(DataError, match=r"scene0\.jpg and scene0\.png in .* the label scene0\.png"):
+        open_dataset("folder", folder, "train")
+    (folder / "train.txt").write_text("scene1\nscene0.png")
+    pairs = open_dataset("folder", folder, "train").pairs
+    assert [pair.image.name for pair in pairs] == ["scene1.png", "scene0.png"]
+
+
+def test_a_folder_without_splits_is_told_how_to_get_them(folder: Path) -> None:
+    (folder / "train.txt").unlink()
+    with pytest.raises(
+        DataError, match=r"classes\.txt, images, labels, val\.txt; train\.txt there"
+    ):
+        open_dataset("folder", folder, "train")
+
+
 def test_colours_where_numbers_belong_are_an_error(folder: Path) -> None:
     _png(folder / "labels" / "scene0.png", np.zeros((41, 57, 3)))
     with pytest.raises(LabelError, match="the classes have no colours"):
@@ -118,6 +182,19 @@ def test_the_report_finds_every_fault_and_counts_the_rest(folder: Path) -> None:
     assert "absent" in str(report)
     with pytest.raises(LabelError, match="4 of the 5 samples"):
         report.raise_for_problems()
+
+
+def test_pictures_that_cannot_be_trained_on_are_found(folder: Path) -> None:
+    whole = (folder / "images" / "scene0.png").read_bytes()
+    (folder / "images" / "scene0.png").write_bytes(whole[: len(whole) // 2])
+    Image.fromarray(np.zeros((41, 57), np.uint16)).save(folder / "images" / "scene1.png")
+    for workers in (0, 1):
+        report = check_labels(open_dataset("folder", folder, "train"), workers=workers)
+        assert [problem.partition(": ")[2] for problem in report.problems] == [
+            "image file is truncated",
+            "expected 8 bits a channel, found mode I;16",
+        ]
+        assert report.images[0] == 2
 
 
 def test_reports_on_parts_merge_to_that_on_all(folder: Path) -> None:
