@@ -25,11 +25,13 @@ class Labelling:
         classes: C names; a class's number is its place.
         palette: C colours, RGB.
         crf: parameters that were searched for the network; None if none were.
+        ignore: values in the label images of a plain folder that, beside 255, mean no class.
     """
 
     classes: tuple[str, ...]
     palette: tuple[Color, ...]
     crf: CRFParams | None = None
+    ignore: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.classes) != len(self.palette):
@@ -50,15 +52,17 @@ class Labelling:
             found: dict[str, Any] = json.loads(path.read_text())
             palette = tuple((int(r), int(g), int(b)) for r, g, b in found["palette"])
             crf = None if found.get("crf") is None else CRFParams.from_dict(found["crf"])
-            return cls(tuple(map(str, found["classes"])), palette, crf)
+            ignore = tuple(map(int, found.get("ignore", ())))
+            return cls(tuple(map(str, found["classes"])), palette, crf, ignore)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} does not say classes and palette: {error}") from error
 
     def write(self, path: Path) -> None:
-        """Writes JSON: ``classes``, ``palette`` and, where there are, ``crf``."""
+        """Writes JSON: ``classes``, ``palette`` and, where there are, ``crf`` and ``ignore``."""
         fields = asdict(self)
-        if self.crf is None:
-            del fields["crf"]
+        for name in ("crf", "ignore"):
+            if not fields[name]:
+                del fields[name]
         path.write_text(json.dumps(fields, indent=1) + "\n")
 
     def flat_palette(self) -> list[int]:

@@ -27,10 +27,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (FileError, OSError) as error:
         print(f"{args.parser.prog}: {_said(error)}", file=sys.stderr)
         return 1
+    except (RuntimeError, MemoryError) as error:
+        if not (fault := _fault_of_the_machine(error)):
+            raise
+        print(f"{args.parser.prog}: {fault}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"{args.parser.prog}: interrupted", file=sys.stderr)
         return 130
     return code
+
+
+def _fault_of_the_machine(error: RuntimeError | MemoryError) -> str:
+    """A sentence on what is no fault of the program; empty of any other error."""
+    text = str(error)
+    # torch's own class is known where torch is loaded, which --help does without.
+    if type(error).__name__ == "OutOfMemoryError":
+        return "the GPU is out of memory: smaller batches, crops or windows need less"
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
+        return "out of memory"
+    if "DataLoader worker" in text and ("killed by signal" in text or "exited unexp" in text):
+        return (
+            "a process that reads pictures was killed, perhaps for want of memory: fewer "
+            "workers need less"
+        )
+    return ""
 
 
 def _said(error: FileError | OSError) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,12 @@ def run_eval(args: argparse.Namespace) -> int:
             raise FileError(str(error)) from error
     if shard.rank == 0:
         print(table(evaluation, dataset.classes))
+        if args.outline == "void" and any(not band.pixels for band in evaluation.network.trimap):
+            print(
+                "deeplab eval: labels have no void for bands to be around: --outline labels takes "
+                "where they change",
+                file=sys.stderr,
+            )
         if args.json is not None:
             write_json(args.json, as_json(evaluation, dataset.classes, loaded.settings))
         if args.plot is not None:

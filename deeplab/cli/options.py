@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from deeplab.segmenter import CRF, Segmenter
 
 _DTYPES = ("float32", "bfloat16", "float16")
+_SCALE_RANGE = (0.05, 20)  # beyond, pictures come down to a pixel, or fill the memory
 
 
 def add_network_options(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +80,18 @@ def add_data_options(parser: argparse.ArgumentParser, split: str) -> None:
     )
     group.add_argument("--root", required=True, metavar="FOLDER", help="where its files are")
     group.add_argument("--split", default=split, metavar="NAME", help=f"[{split}]")
+    group.add_argument(
+        "--ignore",
+        type=_ignored,
+        metavar="V,V",
+        help="values in the labels of a folder that, beside 255, mean no class; none for none "
+        "[those that the network was trained with]",
+    )
+    group.add_argument(
+        "--upright",
+        action="store_true",
+        help="turn pictures as their EXIF orientation says, for labels that are turned",
+    )
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -194,6 +207,8 @@ def choose_device(text: str, shard: Shard) -> torch.device:
         device = torch.device(text)
     except RuntimeError as error:
         raise UsageError(f"--device {text}: {str(error).splitlines()[0]}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device {text}: expected cpu or cuda")
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UsageError(f"--device {text}: torch {torch.__version__} finds no CUDA device")
@@ -226,8 +241,15 @@ def open_data(args: argparse.Namespace, loaded: Loaded) -> SegmentationDataset:
     """The data set that the options name; UsageError if it is none, or of other classes."""
     from deeplab.data import open_dataset
 
+    options: dict[str, Any] = {}
+    if args.data == "folder":
+        ignore = loaded.labelling.ignore if args.ignore is None else args.ignore
+        options["ignore"] = ignore
+        loaded.settings["ignore"] = list(ignore)
+    elif args.ignore:
+        raise UsageError(f"--ignore is for --data folder, found --data {args.data}")
     try:
-        dataset = open_dataset(args.data, args.root, args.split)
+        dataset = open_dataset(args.data, args.root, args.split, upright=args.upright, **options)
     except ValueError as error:
         raise UsageError(str(error)) from error
     if dataset.num_classes != loaded.num_classes:
@@ -235,7 +257,7 @@ def open_data(args: argparse.Namespace, loaded: Loaded) -> SegmentationDataset:
             f"{args.data} has {dataset.num_classes} classes, the network of {loaded.weights.name} "
             f"{loaded.num_classes}"
         )
-    loaded.settings.update(data=args.data, split=args.split)
+    loaded.settings.update(data=args.data, split=args.split, upright=args.upright)
     return dataset
 
 
@@ -283,9 +305,21 @@ def _scales(text: str) -> tuple[float, ...]:
         scales = tuple(float(part) for part in text.split(","))
     except ValueError:
         scales = ()
-    if not scales or not all(0 < scale < 100 for scale in scales):
-        raise argparse.ArgumentTypeError(f"expected paper or scales such as 0.5,1, found {text!r}")
+    least, most = _SCALE_RANGE
+    if not scales or not all(least <= scale <= most for scale in scales):
+        raise argparse.ArgumentTypeError(
+            f"expected paper or scales such as 0.5,1, from {least} to {most}, found {text!r}"
+        )
     return scales
+
+
+def _ignored(text: str) -> tuple[int, ...]:
+    if text == "none":
+        return ()
+    parts = text.split(",")
+    if not all(part.isdecimal() and int(part) < 256 for part in parts):
+        raise argparse.ArgumentTypeError(f"expected values such as 7,8, or none, found {text!r}")
+    return tuple(int(part) for part in parts)
 
 
 def parse_window(text: str) -> tuple[int, int]:

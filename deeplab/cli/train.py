@@ -55,6 +55,9 @@ def run_train(args: argparse.Namespace) -> int:
         from deeplab import training
     except ModuleNotFoundError as error:
         raise FileError(f"{error}: pip install 'densecrf-gpu[train]'") from error
+    from deeplab.checkpoints import CheckpointError
+    from deeplab.data import DataError
+
     if args.recipes:
         print("\n".join(training.recipe_names()))
         return 0
@@ -73,7 +76,10 @@ def run_train(args: argparse.Namespace) -> int:
             return _check(settings)
         folder = args.output or Path("runs") / Path(args.config).stem
         outcome = training.train(settings, folder, resume=args.resume, device=args.device)
-    except (ValueError, TypeError, ModuleNotFoundError, training.TrainingDivergedError) as error:
+    except (
+        *(CheckpointError, DataError, ModuleNotFoundError),
+        *(training.ResumeError, training.SettingsError, training.TrainingDivergedError),
+    ) as error:  # any other is a fault of the program, and shows where
         raise FileError(str(error)) from error
     if outcome.interrupted:
         print(

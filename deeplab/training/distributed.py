@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .settings import SettingsError
+
 T = TypeVar("T")
 
 
@@ -56,7 +58,7 @@ class Noticed:
         self._values = values
         if values.device.type == "cuda":
             self._values = values.to("cpu", non_blocking=True)  # to pinned memory
-            self._event = torch.cuda.Event()
+            self._event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._event.record()
 
     def read(self) -> list[float]:
@@ -77,15 +79,17 @@ def processes(device: str | None = None) -> Iterator[Processes]:
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``; None for a GPU where there is one.
 
     Raises:
-        ValueError: the device is not there.
+        SettingsError: the device is not there, or none to train on.
     """
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(kind)
     except RuntimeError as error:
-        raise ValueError(f"expected a device as cpu or cuda:1, found {kind!r}") from error
+        raise SettingsError(f"expected a device as cpu or cuda:1, found {kind!r}") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise SettingsError(f"expected a device as cpu or cuda:1, found {kind!r}")
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"found no CUDA device, asked for {kind!r}")
+        raise SettingsError(f"found no CUDA device, asked for {kind!r}")
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         yield Processes(chosen)

@@ -56,13 +56,14 @@ class DataSettings:
         train: the split trained on.
         val: the split validated on; ``""`` for none.
         ignore: of ``name = "folder"``: values beside 255 that mean no class.
+        upright: turn pictures as their EXIF orientation says, for labels that are turned.
         crop: size of the windows in pixels: one number, or height and width.
         scales: smallest and largest factor.
         scale_step: distance of the factors; 0 for all between.
         flip: mirror half of the pictures.
         color_jitter: largest change of brightness, contrast and saturation.
         workers: processes that read pictures, for each training process.
-        check: read all labels first, and stop if one is wrong.
+        check: read all pictures and labels first, and stop if one is wrong.
     """
 
     name: str
@@ -70,6 +71,7 @@ class DataSettings:
     train: str = "train"
     val: str = "val"
     ignore: tuple[int, ...] = ()
+    upright: bool = False
     crop: int | tuple[int, int] = 513
     scales: tuple[float, float] = (0.5, 2.0)
     scale_step: float = 0.25
@@ -222,6 +224,7 @@ class Settings:
         run, data, loss = self.run, self.data, self.loss
         _expect(self.optimizer.momentum < 1, "optimizer.momentum < 1", self.optimizer.momentum)
         _expect(bool(data.train), "data.train to name a split", data.train)
+        _expect(not data.ignore or data.name == "folder", 'data.ignore with "folder"', data.name)
         _expect(all(0 <= v < 256 for v in data.ignore), "data.ignore in 0…255", data.ignore)
         _expect(min(data.window) >= 1, "data.crop >= 1", data.crop)
         _expect(0 < data.scales[0] <= data.scales[1], "0 < scales[0] <= scales[1]", data.scales)

@@ -273,9 +273,12 @@ class Trainer:
             if self._saved
             else "no checkpoint was written yet"
         )
+        again = ", in another folder" if self._saved else ""
+        if (self.folder / LAST).is_file():
+            again += f"; model.weights={self.folder / LAST} starts there from this run's network"
         raise TrainingDivergedError(
             f"{what} after {self.done} iterations{at}: {kept}. A lower optimizer.lr or an "
-            "optimizer.warmup may help"
+            f"optimizer.warmup may help{again}"
         )
 
     def _check_weights(self) -> None:
@@ -329,9 +332,14 @@ class Trainer:
         }
 
         def write() -> None:
-            self._save_best()  # before the state that says how good it was
-            save_state(self.folder / STATE, state)
-            self._saved = self.done
+            try:
+                self._save_best()  # before the state that says how good it was
+                save_state(self.folder / STATE, state)
+                self._saved = self.done
+            except OSError as error:
+                self._save_network(LAST, self.kept)  # half the state's size: it may fit
+                found = f"{self.folder / LAST} holds iteration {self.done}"
+                raise OSError(f"{error}; {found}") from error
             self._save_network(LAST, self.kept)
 
         if last:
@@ -346,7 +354,9 @@ class Trainer:
             self._unwritten = None
 
     def _save_network(self, name: str, network: DeepLab) -> None:
-        labelling = Labelling(self.train_set.classes, self.train_set.palette)
+        labelling = Labelling(
+            self.train_set.classes, self.train_set.palette, ignore=self.settings.data.ignore
+        )
         replace_file((self.folder / name).with_suffix(".json"), labelling.write)
         replace_file(self.folder / name, lambda part: save(network, part))
 

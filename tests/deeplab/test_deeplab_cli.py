@@ -80,6 +80,18 @@ def test_eval_prints_and_writes_what_the_library_finds(capsys: pytest.CaptureFix
         assert re.search(rf"^{name} +[\d.]+ +[\d.]+", printed, re.M)
 
 
+def test_bands_around_void_that_is_not_there_are_said(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (folder / "data" / "labels" / "val").iterdir():
+        with Image.open(path) as mask:
+            Image.fromarray(np.array(mask) % 3).save(path)
+    assert run(f"eval {DATA} --trimap 2") == 0
+    assert "--outline labels takes where they change" in capsys.readouterr().err
+    assert run(f"eval {DATA} --trimap 2 --outline labels") == 0
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.usefixtures("folder")
 def test_eval_looks_at_pictures_as_it_is_told() -> None:
     options = "--output-stride 8 --scales 0.5,1 --flip --window 24x20 --dtype bfloat16 --limit 2"
@@ -240,6 +252,8 @@ def test_two_processes_find_what_one_finds(folder: Path) -> None:
         (f"eval {DATA} --crf-params nothing", "expected auto, pydensecrf"),
         (f"eval {DATA} --plot x.png", "--plot draws trimap scores"),
         (f"eval {DATA} --device nothing", "--device nothing"),
+        (f"eval {DATA} --device meta", "--device meta: expected cpu or cuda"),
+        (f"eval {DATA.replace('folder', 'camvid')} --ignore 3", "--ignore is for --data folder"),
         ("predict none*.png --weights tiny.safetensors -o out", "no images in none"),
         ("predict a/x.png b/x.png --weights tiny.safetensors -o out", "would overwrite"),
         (f"eval {DATA} --trimap 2 --plot x.xyz", "--plot x.xyz: expected a suffix among"),
@@ -264,7 +278,17 @@ def test_a_wrong_command_line_is_told_in_one_line(
 
 @pytest.mark.parametrize(
     "options",
-    ["--scales 0", "--scales x", "--window 513", "--window 0x5", "--trimap 0-3", "--trimap x"],
+    [
+        "--scales 0",
+        "--scales x",
+        "--scales 0.001",
+        "--ignore x",
+        "--ignore 256",
+        "--window 513",
+        "--window 0x5",
+        "--trimap 0-3",
+        "--trimap x",
+    ],
 )
 @pytest.mark.usefixtures("folder")
 def test_a_wrong_number_is_told_in_one_line(

@@ -103,6 +103,11 @@ def test_what_is_wrong_is_said(minimal: Path, override: str, message: str) -> No
         load_settings(str(minimal), [override])
 
 
+def test_values_to_ignore_are_a_folders(minimal: Path) -> None:
+    with pytest.raises(SettingsError, match=r'data\.ignore with "folder", found .voc2012'):
+        load_settings(str(minimal), ["data.name=voc2012", "data.ignore=[3]"])
+
+
 def test_a_missing_value_a_broken_file_and_no_file(minimal: Path, tmp_path: Path) -> None:
     minimal.write_text(MINIMAL.replace("lr = 0.1", ""))
     with pytest.raises(SettingsError, match=r"run\.toml: optimizer\.lr is missing"):

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
+import numpy as np
 import pictures
 import pytest
 import scenes
 import torch
+from PIL import Image
 
 import deeplab
 from deeplab.cli import main
-from deeplab.data import LabelError
+from deeplab.data import LabelError, LabelReport, SegmentationDataset
 from deeplab.labelling import Labelling
 from deeplab.metrics import Scores
 
@@ -343,9 +349,43 @@ def test_a_run_is_neither_overwritten_nor_mixed(config: Path, tmp_path: Path) ->
     before = _weights(folder)
     with pytest.raises(ResumeError, match="holds a run already"):
         _run(config, folder, "run.iterations=1", "data.val=")
-    with pytest.raises(ResumeError, match=r"expected run\.iterations = 1, found 2"):
-        _run(config, folder, "run.iterations=2", "data.val=", resume=True)
+    for override, message in (
+        ("run.iterations=2", r"run\.iterations = 1, found 2, and all rates of the poly schedule"),
+        ("optimizer.lr=1", r"optimizer\.lr = 0\.05, found 1\.0; .*model\.weights=.*last\.safetens"),
+        ("run.seed=1", r"expected run\.seed = 0, found 1"),
+    ):
+        with pytest.raises(ResumeError, match=message):
+            _run(config, folder, "run.iterations=1", "data.val=", override, resume=True)
     _assert_same(before, _weights(folder))
+
+
+def test_a_run_goes_on_with_moved_data_and_other_words(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit: what may differ changes nothing that is computed."""
+    start_from = tmp_path / "start.safetensors"
+    deeplab.save(deeplab.build("deeplabv3plus_mobilenetv2", num_classes=4), start_from)
+    weights = f"model.weights={start_from}"
+    _run(config, tmp_path / "whole", weights)
+    with monkeypatch.context() as patch:
+        _interrupt_at(patch, 3, signal.SIGINT)
+        _run(config, tmp_path / "parts", weights)
+    (tmp_path / "scenes").rename(tmp_path / "moved")
+    start_from.unlink()
+    other = ("data.workers=1", "data.check=false", "run.log_every=1", "run.save_every=5")
+    _run(config, tmp_path / "parts", f"data.root={tmp_path / 'moved'}", *other, resume=True)
+    for name in ("last.safetensors", "best.safetensors"):
+        _assert_same(_weights(tmp_path / "whole", name), _weights(tmp_path / "parts", name))
+
+
+def test_a_run_at_a_constant_rate_may_be_made_longer(config: Path, tmp_path: Path) -> None:
+    constant = ("optimizer.schedule=constant", "data.val=")
+    _run(config, tmp_path / "whole", *constant)
+    _run(config, tmp_path / "parts", *constant, "run.iterations=3")
+    with pytest.raises(ResumeError, match=r"expected run\.iterations = 3, found 2, and 3 are done"):
+        _run(config, tmp_path / "parts", *constant, "run.iterations=2", resume=True)
+    _run(config, tmp_path / "parts", *constant, resume=True)
+    _assert_same(_weights(tmp_path / "whole"), _weights(tmp_path / "parts"))
 
 
 def test_a_damaged_state_is_named(config: Path, tmp_path: Path) -> None:
@@ -374,10 +414,56 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(
         return total * (float("inf") if steps[0] > 3 else 1.0), count
 
     monkeypatch.setattr(trainer, "pixel_losses", explode)
-    with pytest.raises(TrainingDivergedError, match="holds iteration 2, from before"):
+    with pytest.raises(TrainingDivergedError, match="holds iteration 3, from before") as error:
         _run(config, tmp_path / "run")
+    advice = (
+        f"in another folder; model.weights={tmp_path / 'run' / 'last.safetensors'} starts there"
+    )
+    assert advice in str(error.value)
     assert all(torch.isfinite(t).all() for t in _weights(tmp_path / "run").values())
-    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["iterations"] == 2
+    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["iterations"] == 3
+
+
+@contextmanager
+def _files_of_at_most(size: int) -> Iterator[None]:
+    """The system writes what fits and refuses the rest, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("name", ["last.pt", "last.safetensors"])
+def test_a_file_that_does_not_fit_is_told_in_the_systems_words(tmp_path: Path, name: str) -> None:
+    network = deeplab.build("deeplabv3_mobilenetv2", num_classes=2, aspp_channels=8)
+    held = {"model": network.state_dict()}
+    path = tmp_path / name
+    path.write_bytes(b"from before")
+    write = {
+        "last.pt": lambda: state.save_state(path, held),
+        "last.safetensors": lambda: state.replace_file(
+            path, lambda part: deeplab.save(network, part)
+        ),
+    }[name]
+    for size in (2**12, 2**20, 2**20 + 3000, 2**22):
+        with _files_of_at_most(size), pytest.raises(OSError, match=r"written: File too large$"):
+            write()
+        assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"from before"]
+
+
+def test_an_error_without_a_reason_on_a_full_disk_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(part: Path) -> None:
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos")
+
+    with pytest.raises(OSError, match="unexpected pos"):
+        state.replace_file(tmp_path / "last.pt", fail)
+    monkeypatch.setattr(state.shutil, "disk_usage", lambda path: SimpleNamespace(free=4096))
+    with pytest.raises(OSError, match=r"last\.pt could not be written: No space left on device"):
+        state.replace_file(tmp_path / "last.pt", fail)
 
 
 def test_a_full_disk_neither_stops_a_run_nor_harms_what_is_there(
@@ -386,25 +472,44 @@ def test_a_full_disk_neither_stops_a_run_nor_harms_what_is_there(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Checkpoints fail in the middle of writing, from the second on, but for the very last."""
+    """The second of three checkpoints fails in the middle of writing."""
     saves = [0]
     real = torch.save
 
     def save(what: Any, file: IO[bytes]) -> None:
         saves[0] += 1
-        if saves[0] == 2:
-            held = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
-            assert held["iterations"] == 2
-            file.write(b"half")
-            raise RuntimeError("PytorchStreamWriter failed writing file: no space left")
-        real(what, file)
+        if saves[0] != 2:
+            real(what, file)
+            return
+        held = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+        assert held["iterations"] == 2
+        with _files_of_at_most(2**20):
+            real(what, file)
 
     monkeypatch.setattr(state.torch, "save", save)
     outcome = _run(config, tmp_path / "run", "data.val=")
     assert outcome == Outcome(6, None, interrupted=False)
-    assert "no space left; what was written before stays" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "last.pt could not be written: File too large; " in said
+    assert "last.safetensors holds iteration 4; what was written before stays" in said
     assert not list((tmp_path / "run").glob(".*part*"))
     assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["iterations"] == 6
+
+
+def test_at_the_end_the_network_is_saved_where_the_state_does_not_fit(
+    config: Path, tmp_path: Path
+) -> None:
+    """It takes half of the room, a third where there is an average."""
+    folder = tmp_path / "run"
+    _run(config, tmp_path / "whole", "data.val=", "run.save_every=9")
+    size = (tmp_path / "whole" / "last.safetensors").stat().st_size + 2**20
+    message = (
+        r"last\.pt could not be written: File too large; .*last\.safetensors holds iteration 6"
+    )
+    with _files_of_at_most(size), pytest.raises(OSError, match=message):
+        _run(config, folder, "data.val=", "run.save_every=9")
+    assert not (folder / "last.pt").exists()
+    _assert_same(_weights(folder), _weights(tmp_path / "whole"))
 
 
 def test_the_best_network_is_kept_until_the_disk_takes_it(
@@ -466,6 +571,127 @@ def test_classes_that_do_not_occur_are_said(
     assert caplog.messages == [
         "scenes train has no pixel of unicorn, yeti: the network cannot learn what it is not shown"
     ]
+
+
+def test_masks_of_0_and_255_are_recognised(
+    config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Otherwise all foreground is void, and the network that knows one class scores 100 %."""
+    scene = tmp_path / "scenes"
+    (scene / "classes.txt").write_text("background\nthing")
+    for path in (scene / "labels").iterdir():
+        with Image.open(path) as mask:
+            binary = Image.fromarray((np.array(mask) == 1).astype(np.uint8) * 255)
+        binary.save(path)
+    assert main(["train", str(config), "--check"]) == 0
+    _run(config, tmp_path / "run", "run.iterations=1", "data.val=")
+    hint = "if it means thing, classes.txt says so by lines as 0: background and 255: thing"
+    assert hint in caplog.messages[0]
+    caplog.clear()
+    (scene / "classes.txt").write_text("0: background\n255: thing")
+    _run(config, tmp_path / "other", "run.iterations=1", "data.val=")
+    assert caplog.messages == []
+
+
+def test_labels_are_read_again_only_where_files_changed(
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Class weights are those that the run began with."""
+    read: list[str] = []
+    real = start.check_labels
+
+    def check(dataset: SegmentationDataset, **options: Any) -> LabelReport:
+        read.append(dataset.split)
+        return real(dataset, **options)
+
+    monkeypatch.setattr(start, "check_labels", check)
+    weighted = ("loss.class_weights=median_frequency", "run.batch_size=2")
+    whole = _run(config, tmp_path / "whole", *weighted)
+    with monkeypatch.context() as patch:
+        _interrupt_at(patch, 2, signal.SIGINT)
+        _run(config, tmp_path / "parts", *weighted)
+    read.clear()
+    assert _run(config, tmp_path / "parts", *weighted, resume=True) == whole
+    assert read == []
+    _assert_same(_weights(tmp_path / "whole"), _weights(tmp_path / "parts"))
+    os.utime(tmp_path / "scenes" / "labels" / "scene0.png", (1, 1))
+    assert caplog.messages == []
+    _run(config, tmp_path / "parts", *weighted, resume=True)
+    assert read == ["train", "val"]
+    assert caplog.messages == ["pictures or labels changed since the run began: all are read again"]
+
+
+def test_a_network_trained_without_some_values_is_evaluated_without_them(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its labelling keeps them; the command line may say others."""
+    run = tmp_path / "run"
+    _run(config, run, "data.ignore=[2]", "run.iterations=3")
+    common = f"--data folder --root {tmp_path / 'scenes'} --weights {run / 'best.safetensors'}"
+    scores = tmp_path / "scores.json"
+    assert main(["eval", *common.split(), "--json", str(scores)]) == 0
+    found = json.loads(scores.read_text())
+    assert list(found["network"]["iou"]) == ["background", "red", "blue"]
+    (line,) = [line for line in _history(run) if "miou" in line]
+    assert found["network"]["mean_iou"] == pytest.approx(line["miou"], abs=1e-6)
+    assert main(["eval", *common.split(), "--ignore", "1", "--json", str(scores)]) == 0
+    found = json.loads(scores.read_text())
+    assert list(found["network"]["iou"]) == ["background", "green", "blue"]
+    assert found["settings"]["ignore"] == [1]
+    tune = (
+        f"tune-crf {common} --limit 1 --rounds 0 --iterations 1 --weights-tried 3 --sxy 20 --srgb 5"
+    )
+    assert main([*tune.split(), "-o", str(tmp_path / "crf.json")]) == 0
+    capsys.readouterr()
+    assert main(["eval", *common.split(), "--ignore", "none"]) == 2
+    assert "has 4 classes, the network of best.safetensors 3" in capsys.readouterr().err
+
+
+def test_a_fault_of_the_program_is_not_told_as_one_of_the_user(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise ValueError("max() arg is an empty sequence")
+
+    monkeypatch.setattr(trainer, "targets", fail)
+    with pytest.raises(ValueError, match="empty sequence"):
+        main(["train", str(config), "-o", str(tmp_path / "run"), "--device", "cpu"])
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to"), "the GPU is out of memory: sma"),
+        (RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory"), "out of memory"),
+        (MemoryError(), "out of memory"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "was killed, per"),
+    ],
+)
+def test_a_fault_of_the_machine_is_told_in_one_line(
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    message: str,
+) -> None:
+    def fail(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(trainer, "targets", fail)
+    assert main(["train", str(config), "-o", str(tmp_path / "run"), "--device", "cpu"]) == 1
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_network_is_found_before_labels_are_read(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "check_labels", lambda *args, **options: pytest.fail("read them"))
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        _run(config, tmp_path / "run", f"model.backbone={tmp_path / 'nowhere.pth'}")
 
 
 def test_a_window_that_does_not_fit_v1_is_said_before(config: Path, tmp_path: Path) -> None:
