@@ -239,7 +239,7 @@ def choose_crf(args: argparse.Namespace, loaded: Loaded) -> CRF | None:
 
 def open_data(args: argparse.Namespace, loaded: Loaded) -> SegmentationDataset:
     """The data set that the options name; UsageError if it is none, or of other classes."""
-    from deeplab.data import open_dataset
+    from deeplab.data import DataError, open_dataset
 
     options: dict[str, Any] = {}
     if args.data == "folder":
@@ -250,7 +250,7 @@ def open_data(args: argparse.Namespace, loaded: Loaded) -> SegmentationDataset:
         raise UsageError(f"--ignore is for --data folder, found --data {args.data}")
     try:
         dataset = open_dataset(args.data, args.root, args.split, upright=args.upright, **options)
-    except ValueError as error:
+    except DataError as error:
         raise UsageError(str(error)) from error
     if dataset.num_classes != loaded.num_classes:
         raise UsageError(

@@ -143,7 +143,7 @@ class Trainer:
         try:
             stopped = self._iterate(report, interrupt)
             if not stopped and self._validated != self.done:
-                if self.val_set is not None and self._saved != self.done:
+                if self.val_set is not None and not self._due(run.save_every):
                     self._save(report)  # before a validation, in which there may be no time for it
                 stopped = not self._validate(report, interrupt)
             self._save(report, last=True)
@@ -314,6 +314,7 @@ class Trainer:
     def _save(self, report: Report, last: bool = False) -> None:
         """Writes state and network, unless a weight is no finite number any more."""
         self._check_weights()
+        losses = self.group.gather(self._losses.item())
         if not self.group.first:
             return
         report.flush()
@@ -327,7 +328,7 @@ class Trainer:
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "losses": self._losses,
+            "losses": torch.tensor(losses, dtype=torch.float64),  # of each process
             "counted": self._counted,
         }
 
@@ -375,7 +376,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.done, self.best = state["iterations"], state["best"]
-        self._losses.copy_(state["losses"])
+        losses = state["losses"].flatten()
+        self._losses.copy_(losses[self.group.rank % len(losses)])  # earlier versions kept one
         self._counted = state["counted"]
         self._validated = state["validated"]
         self._saved = self.done

@@ -139,12 +139,13 @@ def test_two_processes_train_what_one_does(
 
 @pytest.mark.slow
 def test_two_processes_go_on_to_the_bit(config: Path, tmp_path: Path) -> None:
-    """A scheduler ends the run, with SIGTERM to both, in the middle."""
-    _train(config, tmp_path / "whole", 2)
-    _train(config, tmp_path / "parts", 2, stop_after=2)
+    """A scheduler ends the run, with SIGTERM to both, in the middle, whatever is logged."""
+    log = ("--set", "run.log_every=4")
+    _train(config, tmp_path / "whole", 2, *log)
+    _train(config, tmp_path / "parts", 2, *log, stop_after=2)
     held = torch.load(tmp_path / "parts" / "last.pt", weights_only=True)
     assert (held["iterations"], held["world"]) == (3, 2)  # they agree in the step behind
-    _train(config, tmp_path / "parts", 2, "--resume")
+    _train(config, tmp_path / "parts", 2, *log, "--resume")
     whole, parts = _weights(tmp_path / "whole"), _weights(tmp_path / "parts")
     assert [key for key in whole if not torch.equal(whole[key], parts[key])] == []
     assert _history(tmp_path / "parts") == _history(tmp_path / "whole")
