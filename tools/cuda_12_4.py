@@ -98,9 +98,10 @@ void launch(Stream, void (*kernel)(P...), int64_t, int, const A&... arguments) {
   (static_cast<void>(static_cast<P>(arguments)), ...);
 }
 template <typename... P, typename... A>
-void launch_cooperative(Stream stream, void (*kernel)(P...), int64_t blocks, int threads,
+bool launch_cooperative(Stream stream, void (*kernel)(P...), int64_t blocks, int threads,
                         const A&... arguments) {
   launch(stream, kernel, blocks, threads, arguments...);
+  return true;
 }
 template <typename... P> int64_t cooperative_blocks(void (*)(P...), int);
 void set_bytes(Stream, void*, int, size_t);

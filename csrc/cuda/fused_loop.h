@@ -15,12 +15,11 @@ namespace densecrf::cuda {
 // blur in one kernel, whose common registers, some 120, leave room for no more.
 constexpr int kLoopResident = 2;
 
-// Rows have kLanes * kChunks chunks. `steps`: of the blur of the lattice with most axes.
-template <typename T, int kLanes, int kChunks>
+// Rows have kWidth chunks. `steps`: of the blur of the lattice with most axes.
+template <typename T, int kWidth>
 __global__ void __launch_bounds__(kTile, kLoopResident)
     run_iterations(const __grid_constant__ PassList<T> list,
                    const __grid_constant__ FusedArguments<T> a, int64_t iterations, int steps) {
-  constexpr int kWidth = kLanes * kChunks;
   auto& sums = shared_memory<FusedShared<T, kWidth>>().sums;
   // Every other lattice is taken from the other end: blocks that have a row more of one have none
   // more of the next.
@@ -31,7 +30,7 @@ __global__ void __launch_bounds__(kTile, kLoopResident)
   for (int64_t i = 0;; ++i) {
     const Stage stage = i == 0 ? Stage::kFirst : i < iterations ? Stage::kMiddle : Stage::kLast;
     const auto round = static_cast<int>(i % 2);
-    fuse_tiles<kLanes, kChunks>(list, a, stage, 1 - round, place);
+    fuse_tiles<kWidth>(list, a, stage, 1 - round, place);
     if (i == iterations) return;
     grid_barrier();
     for (int k = 0; k < list.count; ++k) {
@@ -50,22 +49,21 @@ __global__ void __launch_bounds__(kTile, kLoopResident)
 
 // Whether it has been done: not where the device cannot, nor, unless `always`, where there are too
 // many tiles.
-template <typename T, int kLanes, int kChunks>
+template <typename T, int kWidth>
 bool launch_loop(const Context& context, const PassList<T>& list, const FusedArguments<T>& a,
                  int64_t iterations, int steps, bool always) {
-  const auto kernel = run_iterations<T, kLanes, kChunks>;
+  const auto kernel = run_iterations<T, kWidth>;
   const int64_t resident = cooperative_blocks(kernel, kTile);
   const int64_t tiles = list.images * list.tiles.tiles;
   if (resident == 0 || (!always && tiles > kLoopTiles * resident)) return false;
   int64_t wanted = tiles;
   for (int k = 0; k < list.count; ++k) {
     const PassLattice<T>& pass = list.lattice[k];
-    const int64_t per_block = kTile / (kLanes * kChunks);
+    const int64_t per_block = kTile / kWidth;
     wanted = std::max(wanted, (pass.copies * pass.lattice.capacity + per_block - 1) / per_block);
   }
-  launch_cooperative(context.stream, kernel, std::min(wanted, resident), kTile, list, a, iterations,
-                     steps);
-  return true;
+  return launch_cooperative(context.stream, kernel, std::min(wanted, resident), kTile, list, a,
+                            iterations, steps);
 }
 
 }  // namespace densecrf::cuda

@@ -12,9 +12,23 @@ namespace densecrf::cuda {
 // kFirst: there are no messages yet. kLast: the result is handed out instead of splatted.
 enum class Stage : int { kFirst, kMiddle, kLast };
 
+// How rows of so many chunks are shared: a point has kLanes threads, which take every kLanes-th
+// chunk, up to kChunks each. Where that is more than there are, the last ones have one less.
+template <int kWidth>
+struct RowSplit {
+  static constexpr int kLanes = kWidth == 1 ? 1 : kWidth <= 6 ? 2 : 4;
+  static constexpr int kChunks = (kWidth + kLanes - 1) / kLanes;
+
+  // The chunks of the thread whose first one is `first`.
+  static __device__ __forceinline__ int chunks_from(int first) {
+    if constexpr (kLanes * kChunks == kWidth) return kChunks;
+    return first < kWidth - kLanes * (kChunks - 1) ? kChunks : kChunks - 1;
+  }
+};
+
 template <typename T>
 struct FusedArguments {
-  const T* unary;  // [images, tiles, 256, kLanes * kChunks chunks]
+  const T* unary;  // [images, tiles, 256, kWidth chunks]
   int64_t classes;
   const T* per_class[kListed];  // [classes], or null: 1
   Output output;
@@ -22,19 +36,21 @@ struct FusedArguments {
 };
 
 // x <- x + sum_k message_k, blurred in a round, of the point in `place` of a tile; of its row this
-// thread has every kLanes-th chunk from `first` on.
-template <int kLanes, int kChunks, typename T>
+// thread has the chunks from `first` on.
+template <int kWidth, typename T>
 __device__ __forceinline__ void add_messages(const PassList<T>& list, int round,
                                              const FusedArguments<T>& a, int64_t image,
                                              int64_t tile, int place, int first, Chunk<T>* x) {
+  constexpr int kLanes = RowSplit<kWidth>::kLanes, kChunks = RowSplit<kWidth>::kChunks;
+  const int mine = RowSplit<kWidth>::chunks_from(first);
   for (int k = 0; k < list.count; ++k) {
     const PassLattice<T>& pass = list.lattice[k];
     const int64_t at = pass.tile_of(image, tile);
     const T scale = pass.scale[at * kTile + place];
     Chunk<T> sum[kChunks];
     for (int i = 0; i < kChunks; ++i) sum[i] = Chunk<T>::zero();
-    slice_point<kChunks>(pass, round, at, pass.copy_of(image), place, kLanes * kChunks, first,
-                         kLanes, sum);
+    slice_point<kChunks>(pass, round, at, pass.copy_of(image), place, kWidth, first, kLanes, mine,
+                         sum);
     for (int i = 0; i < kChunks; ++i) {
       if (a.per_class[k] != nullptr) {
         for (int j = 0; j < kChunk<T>; ++j) {
@@ -80,29 +96,34 @@ union FusedShared {
 };
 
 // Slices what was blurred in a round, where there is something, and splats into the next. Rows have
-// kLanes * kChunks chunks; every point has kLanes threads.
-template <int kLanes, int kChunks, typename T>
+// kWidth chunks.
+template <int kWidth, typename T>
 __device__ __forceinline__ void fuse_tiles(const PassList<T>& list, const FusedArguments<T>& a,
                                            Stage stage, int round, BlockPlace block) {
-  constexpr int kWidth = kLanes * kChunks;
+  constexpr int kLanes = RowSplit<kWidth>::kLanes, kChunks = RowSplit<kWidth>::kChunks;
   auto& shared = shared_memory<FusedShared<T, kWidth>>();
   const bool last = stage == Stage::kLast;
   const bool labels = a.output == Output::kLabels, failed = last && has_failed(list);
   const int first = static_cast<int>(threadIdx.x) % kLanes;
+  const int mine = RowSplit<kWidth>::chunks_from(first);
   for (int64_t item = block.number; item < list.images * list.tiles.tiles; item += block.count) {
     const auto [image, tile] = batch_tile(item, list.tiles);
     const Chunk<T>* unary = as_chunks(a.unary) + item * kTile * kWidth;
     for (int place = static_cast<int>(threadIdx.x) / kLanes; place < kTile;
          place += kTile / kLanes) {
       Chunk<T> x[kChunks];
-      for (int i = 0; i < kChunks; ++i) x[i] = unary[place * kWidth + first + i * kLanes];
+      for (int i = 0; i < kChunks; ++i) {
+        x[i] = i < mine ? unary[place * kWidth + first + i * kLanes] : Chunk<T>::all(kPadding<T>);
+      }
       if (stage != Stage::kFirst) {
-        add_messages<kLanes, kChunks>(list, round, a, image, tile, place, first, x);
+        add_messages<kWidth>(list, round, a, image, tile, place, first, x);
       }
       if (!last || !labels) {
         softmax_of_lanes<kLanes, kChunks>(x, last && a.output == Output::kLogits);
       }
-      for (int i = 0; i < kChunks; ++i) shared.values[place * kWidth + first + i * kLanes] = x[i];
+      for (int i = 0; i < kChunks; ++i) {
+        if (i < mine) shared.values[place * kWidth + first + i * kLanes] = x[i];
+      }
     }
     __syncthreads();
     if (last) {
@@ -117,48 +138,48 @@ __device__ __forceinline__ void fuse_tiles(const PassList<T>& list, const FusedA
   }
 }
 
-template <typename T, int kLanes, int kChunks, Stage kStage>
+template <typename T, int kWidth, Stage kStage>
 __global__ void __launch_bounds__(kTile, kResident)
     fused_pass(const __grid_constant__ PassList<T> list,
                const __grid_constant__ FusedArguments<T> a) {
-  fuse_tiles<kLanes, kChunks>(list, a, kStage, list.round, place_in_grid());
+  fuse_tiles<kWidth>(list, a, kStage, list.round, place_in_grid());
 }
 
-template <typename T, int kLanes, int kChunks>
+template <typename T, int kWidth>
 void launch_fused(const Context& context, Stage stage, const PassList<T>& list,
                   const FusedArguments<T>& a) {
-  const auto kernel = stage == Stage::kFirst    ? fused_pass<T, kLanes, kChunks, Stage::kFirst>
-                      : stage == Stage::kMiddle ? fused_pass<T, kLanes, kChunks, Stage::kMiddle>
-                                                : fused_pass<T, kLanes, kChunks, Stage::kLast>;
+  const auto kernel = stage == Stage::kFirst    ? fused_pass<T, kWidth, Stage::kFirst>
+                      : stage == Stage::kMiddle ? fused_pass<T, kWidth, Stage::kMiddle>
+                                                : fused_pass<T, kWidth, Stage::kLast>;
   launch(context.stream, kernel, tile_blocks(list.images * list.tiles.tiles, kTile), kTile, list,
          a);
 }
 
-// The width in chunks of rows that fused_pass can take `chunks` chunks in; 0: none.
+// The width in chunks of rows that fused_pass can take `chunks` chunks in; 0: none. Seven, of 25 to
+// 28 labels, are not worth kernels of their own.
 constexpr int fused_width(int64_t chunks) {
-  return chunks <= 1   ? 1
-         : chunks <= 2 ? 2
-         : chunks <= 4 ? 4
-         : chunks <= 6 ? 6
-         : chunks <= 8 ? 8
-                       : 0;
+  return chunks == 7 ? 8 : chunks <= 8 ? static_cast<int>(chunks) : 0;
 }
 
-// Calls `use` with the lanes and chunks that share rows of `width` chunks, one that fused_width
-// gave: use.template operator()<kLanes, kChunks>().
+// Calls `use` for rows of `width` chunks, one that fused_width gave:
+// use.template operator()<kWidth>().
 template <typename Use>
 auto with_fused_width(int width, const Use& use) {
   switch (width) {
     case 1:
-      return use.template operator()<1, 1>();
+      return use.template operator()<1>();
     case 2:
-      return use.template operator()<2, 1>();
+      return use.template operator()<2>();
+    case 3:
+      return use.template operator()<3>();
     case 4:
-      return use.template operator()<2, 2>();
+      return use.template operator()<4>();
+    case 5:
+      return use.template operator()<5>();
     case 6:
-      return use.template operator()<2, 3>();
+      return use.template operator()<6>();
     default:
-      return use.template operator()<4, 2>();
+      return use.template operator()<8>();
   }
 }
 
@@ -166,9 +187,8 @@ auto with_fused_width(int width, const Use& use) {
 template <typename T>
 void run_fused(const Context& context, Stage stage, const PassList<T>& list,
                const FusedArguments<T>& a) {
-  with_fused_width(list.chunks, [&]<int kLanes, int kChunks>() {
-    launch_fused<T, kLanes, kChunks>(context, stage, list, a);
-  });
+  with_fused_width(list.chunks,
+                   [&]<int kWidth>() { launch_fused<T, kWidth>(context, stage, list, a); });
 }
 
 }  // namespace densecrf::cuda

@@ -114,8 +114,8 @@ __global__ void __launch_bounds__(kTile, kResident)
 }
 
 // What all points' products m_c q_o sum to: of the diagonal [classes] or of a matrix
-// [classes, classes], times `unit`. First every block sums the points of tiles of its own, in
-// order, then one thread for each number the blocks, in order.
+// [classes, classes], times `unit`. First every block sums the points of tiles of its own, then a
+// warp for each number the blocks, in an order that follows from their numbers alone.
 struct WeightSums {
   int64_t classes;
   int64_t stride;
@@ -128,19 +128,38 @@ template <typename T>
 __global__ void __launch_bounds__(kTile, kResident)
     sum_products(const T* m, const T* q, int64_t tiles, const __grid_constant__ WeightSums sums,
                  double* partial) {
+  struct Shared {
+    double total[kTile];
+  };
+  auto& shared = shared_memory<Shared>();
   const int64_t count = sums.matrix ? sums.classes * sums.classes : sums.classes;
-  for (int64_t i = threadIdx.x; i < count; i += kTile) {
+  // Few numbers have several threads each, which take every so manieth point.
+  const auto thread = static_cast<int>(threadIdx.x);
+  const int width = count < kTile ? static_cast<int>(count) : kTile;
+  const int shares = kTile / width, share = thread / width;
+  for (int64_t first = 0; first < count; first += width) {
+    const int64_t i = first + thread % width;
     const int64_t c = sums.matrix ? i / sums.classes : i;
     const int64_t o = sums.matrix ? i - c * sums.classes : i;
     double total = 0.0;
-    for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-      const T* left = m + tile * kTile * sums.stride + c;
-      const T* right = q + tile * kTile * sums.stride + o;
-      T sum = T(0);
-      for (int p = 0; p < kTile; ++p) sum += left[p * sums.stride] * right[p * sums.stride];
-      total += static_cast<double>(sum);
+    if (i < count && share < shares) {
+      for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        const T* left = m + tile * kTile * sums.stride + c;
+        const T* right = q + tile * kTile * sums.stride + o;
+        T sum = T(0);
+        for (int p = share; p < kTile; p += shares) {
+          sum += left[p * sums.stride] * right[p * sums.stride];
+        }
+        total += static_cast<double>(sum);
+      }
     }
-    partial[blockIdx.x * count + i] = total;
+    shared.total[thread] = total;
+    __syncthreads();
+    if (thread < width && i < count) {
+      for (int s = 1; s < shares; ++s) total += shared.total[s * width + thread];
+      partial[blockIdx.x * count + i] = total;
+    }
+    __syncthreads();  // the next numbers' totals go where these are
   }
 }
 
@@ -149,10 +168,12 @@ __global__ void __launch_bounds__(kTile, kResident)
     add_sums(const double* partial, int64_t blocks, const __grid_constant__ WeightSums sums,
              double* total) {
   const int64_t count = sums.matrix ? sums.classes * sums.classes : sums.classes;
-  for (int64_t i = thread_of_grid(); i < count; i += threads_of_grid()) {
+  const int64_t lane = threadIdx.x % kWarp;
+  for (int64_t i = thread_of_grid() / kWarp; i < count; i += threads_of_grid() / kWarp) {
     double sum = 0.0;
-    for (int64_t b = 0; b < blocks; ++b) sum += partial[b * count + i];
-    total[i] += sums.unit * sum;
+    for (int64_t b = lane; b < blocks; b += kWarp) sum += partial[b * count + i];
+    sum = sum_of_lanes(sum, kWarp);
+    if (lane == 0) total[i] += sums.unit * sum;
   }
 }
 

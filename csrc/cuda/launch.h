@@ -14,6 +14,7 @@ using Stream = cudaStream_t;
 
 inline void require_success(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
+  static_cast<void>(cudaGetLastError());  // else the next launch would report it as its own
   throw std::runtime_error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(status));
 }
 
@@ -34,7 +35,7 @@ inline void copy_bytes(Stream stream, void* to, const void* from, size_t bytes) 
   require_success(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream), "copy");
 }
 
-// How many blocks of so many threads the current device can run at once, at least.
+// How many blocks of so many threads the current device can run at once, were it for threads alone.
 inline int64_t resident_blocks(int threads) {
   int device = 0, processors = 0, per_processor = 0;
   require_success(cudaGetDevice(&device), "get device");
@@ -61,11 +62,12 @@ int64_t cooperative_blocks(void (*kernel)(Parameters...), int threads) {
   return static_cast<int64_t>(processors) * each;
 }
 
-// At most cooperative_blocks. Streams that are being captured take it like any launch: graphs have
-// had cooperative kernels since CUDA 11.0 (cudaLaunchAttributeCooperative is valid for graph
-// nodes).
+// At most cooperative_blocks; false where they cannot be resident at once after all: of a part of a
+// GPU (MPS, green contexts) cooperative_blocks knows the whole. Streams that are being captured
+// take it like any launch: graphs have had cooperative kernels since CUDA 11.0
+// (cudaLaunchAttributeCooperative is valid for graph nodes).
 template <typename... Parameters, typename... Arguments>
-void launch_cooperative(Stream stream, void (*kernel)(Parameters...), int64_t blocks, int threads,
+bool launch_cooperative(Stream stream, void (*kernel)(Parameters...), int64_t blocks, int threads,
                         const Arguments&... arguments) {
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeCooperative;
@@ -76,8 +78,14 @@ void launch_cooperative(Stream stream, void (*kernel)(Parameters...), int64_t bl
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  require_success(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...),
-                  "cooperative launch");
+  const cudaError_t status =
+      cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+  if (status == cudaErrorCooperativeLaunchTooLarge || status == cudaErrorNotSupported) {
+    static_cast<void>(cudaGetLastError());
+    return false;
+  }
+  require_success(status, "cooperative launch");
+  return true;
 }
 
 #else
@@ -112,18 +120,19 @@ int64_t cooperative_blocks(void (*)(Parameters...), int) {
 }
 
 template <typename... Parameters, typename... Arguments>
-void launch_cooperative(Stream, void (*kernel)(Parameters...), int64_t blocks, int threads,
+bool launch_cooperative(Stream, void (*kernel)(Parameters...), int64_t blocks, int threads,
                         const Arguments&... arguments) {
   auto body = [&] { kernel(static_cast<Parameters>(arguments)...); };
   emulator::run_grid(
       static_cast<unsigned>(blocks), static_cast<unsigned>(threads),
       [](void* context) { (*static_cast<decltype(body)*>(context))(); }, &body, true);
+  return true;
 }
 
 #endif
 
 // Blocks for a grid-stride loop over `items` with `per_block` items a block and round: no more than
-// run at once.
+// the device has threads for.
 inline int64_t grid_blocks(int64_t items, int64_t per_block, int threads) {
   const int64_t wanted = (items + per_block - 1) / per_block;
   const int64_t most = resident_blocks(threads);

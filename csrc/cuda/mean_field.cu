@@ -123,9 +123,9 @@ class MeanField {
   // Whether all iterations have been launched as one.
   bool run_loop(const LatticePass<T>& pass, const FusedArguments<T>& fused) const {
     const bool always = a_.loop == Loop::kCooperative;
-    const bool done = with_fused_width(pass.list().chunks, [&]<int kLanes, int kChunks>() {
-      return launch_loop<T, kLanes, kChunks>(context_, pass.list(), fused, a_.iterations,
-                                             pass.steps(), always);
+    const bool done = with_fused_width(pass.list().chunks, [&]<int kWidth>() {
+      return launch_loop<T, kWidth>(context_, pass.list(), fused, a_.iterations, pass.steps(),
+                                    always);
     });
     if (always && !done) throw std::runtime_error("CUDA: this device has no cooperative launches");
     return done;

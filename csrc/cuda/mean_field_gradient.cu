@@ -151,8 +151,8 @@ class MeanFieldGradient {
       }
       launch(context_.stream, sum_products<T>, sum_blocks(), kTile, message_[k], q, items_, sums,
              partial_);
-      launch(context_.stream, add_sums<T>, grid_blocks(sums.count(), kTile, kTile), kTile, partial_,
-             sum_blocks(), sums, total_[weight_index(k, i)]);
+      launch(context_.stream, add_sums<T>, grid_blocks(sums.count(), kTile / kWarp, kTile), kTile,
+             partial_, sum_blocks(), sums, total_[weight_index(k, i)]);
     }
   }
 

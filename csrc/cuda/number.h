@@ -20,11 +20,13 @@ struct VertexCode {
   CellLayout cells;
 };
 
-// Slots of the hash table of an image: a quarter to half of them are taken at most.
+// Slots of the hash table of an image: a quarter to half of them are taken at most. Only where
+// there are more than 2^30 incidences it may become full but for one: a slot's number has 31 bits,
+// beside KeyNumbering::kHead.
 inline int64_t hash_slots(const LatticeShape& shape) {
   const int64_t incidences = shape.tiles.points * shape.vertices_per_point;
   int64_t slots = 1;
-  while (slots < 2 * incidences) slots *= 2;
+  while (slots < 2 * incidences && slots < int64_t{KeyNumbering::kHead}) slots *= 2;
   return slots;
 }
 

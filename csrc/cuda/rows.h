@@ -19,11 +19,12 @@ template <typename T>
 struct alignas(16) Chunk {
   T value[kChunk<T>];
 
-  static __device__ __forceinline__ Chunk zero() {
+  static __device__ __forceinline__ Chunk all(T number) {
     Chunk x;
-    for (int i = 0; i < kChunk<T>; ++i) x.value[i] = T(0);
+    for (int i = 0; i < kChunk<T>; ++i) x.value[i] = number;
     return x;
   }
+  static __device__ __forceinline__ Chunk zero() { return all(T(0)); }
   // By value: behind a reference nvcc loads one member after another, not 16 bytes at once.
   __device__ __forceinline__ void add(Chunk other) {
     for (int i = 0; i < kChunk<T>; ++i) value[i] += other.value[i];

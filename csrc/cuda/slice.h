@@ -8,11 +8,12 @@
 namespace densecrf::cuda {
 
 // The sum of weight * row, blurred in a round, over the vertices of the point in `lane`, for the
-// chunks first + i lanes of the row. `at`: the tile's place in what has [batch, tiles].
+// chunks first + i lanes of the row, i < mine <= kChunks. `at`: the tile's place in what has
+// [batch, tiles].
 template <int kChunks, typename T>
 __device__ __forceinline__ void slice_point(const PassLattice<T>& pass, int round, int64_t at,
                                             int64_t copy, int lane, int chunks, int first,
-                                            int lanes, Chunk<T>* sum) {
+                                            int lanes, int mine, Chunk<T>* sum) {
   const LatticeView<T>& lattice = pass.lattice;
   const int64_t incidence = at * lattice.vertices_per_point * kTile + lane;
   const int32_t* row = lattice.row + incidence;
@@ -23,7 +24,9 @@ __device__ __forceinline__ void slice_point(const PassLattice<T>& pass, int roun
   for (int r = 0; r < lattice.vertices_per_point; ++r) {
     const T w = weight[r * kTile];
     const Chunk<T>* from = rows + static_cast<int64_t>(row[r * kTile]) * chunks;
-    for (int i = 0; i < kChunks; ++i) sum[i].add_scaled(w, from[i * lanes]);
+    for (int i = 0; i < kChunks; ++i) {
+      if (i < mine) sum[i].add_scaled(w, from[i * lanes]);
+    }
   }
 }
 
@@ -49,7 +52,7 @@ __global__ void __launch_bounds__(kTile, kResident)
       T* to = result + (image * tiles.points + point) * channels + first;
       for (int c = mine.chunk; c < chunks; c += mine.lanes) {
         Chunk<T> sum = Chunk<T>::zero();
-        slice_point<1>(pass, list.round, at, pass.copy_of(image), lane, chunks, c, 1, &sum);
+        slice_point<1>(pass, list.round, at, pass.copy_of(image), lane, chunks, c, 1, 1, &sum);
         for (int i = 0; i < kChunk<T>; ++i) {
           const int channel = c * kChunk<T> + i;
           if (channel < count) to[channel] = sum.value[i] * scale;

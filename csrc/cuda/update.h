@@ -38,7 +38,8 @@ __global__ void __launch_bounds__(kTile, kResident)
           const int64_t at = pass.tile_of(image, tile);
           const T scale = pass.scale[at * kTile + lane];
           Chunk<T> sum = Chunk<T>::zero();
-          slice_point<1>(pass, list.round, at, pass.copy_of(image), lane, list.chunks, c, 1, &sum);
+          slice_point<1>(pass, list.round, at, pass.copy_of(image), lane, list.chunks, c, 1, 1,
+                         &sum);
           for (int i = 0; i < kChunk<T>; ++i) {
             const int64_t label = (targets.first + c) * kChunk<T> + i;
             sum.value[i] *= scale;

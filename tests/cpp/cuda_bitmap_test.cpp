@@ -290,6 +290,17 @@ void scratch_is_as_stated() {
 
 void small_picture() { both_agree({{20, 18}, 3, 1, false}); }
 
+// Beside a slot's number lies a bit that marks heads, however many points there are.
+void slots_can_be_numbered() {
+  for (const int64_t side : {1, 16, 512, 1 << 13, 1 << 14}) {
+    const int64_t grid[] = {side, side};
+    const cuda::LatticeShape shape = cuda::plan_shape(1, cuda::tile_map(grid, 2), 5, 4, 1);
+    const int64_t slots = cuda::hash_slots(shape), incidences = 6 * side * side;
+    require(slots > incidences, slots, " slots for ", incidences, " keys");
+    require(slots - 1 < int64_t{cuda::KeyNumbering::kHead}, slots, " slots for 31 bits");
+  }
+}
+
 const Mistakes kMistakes({
     {"nothing", small_picture, {}, true},
     {"atomics in two steps", small_picture, {.split_atomics = true}},
@@ -300,6 +311,7 @@ int run_all() {
   const auto test = [&](const char* sentence, const std::function<void()>& body) {
     failures += run_test(sentence, body);
   };
+  test("slots of the hash table can be numbered", slots_can_be_numbered);
   test("bitmap and hash table agree in every dimension", every_dimension);
   test("and in double precision", double_precision);
   test("and on one pixel, lines, constant images and noise", hard_images);

@@ -40,8 +40,8 @@ class Built {
       : shape(planned),
         points(cuda::lattice_offsets(planned).points_bytes),
         vertices(cuda::lattice_offsets(planned).vertices_bytes) {
-    std::memset(points.data(), 0xff, static_cast<size_t>(points.bytes()));
-    std::memset(vertices.data(), 0xff, static_cast<size_t>(vertices.bytes()));
+    std::memset(points.data(), emulator::garbage(), static_cast<size_t>(points.bytes()));
+    std::memset(vertices.data(), emulator::garbage(), static_cast<size_t>(vertices.bytes()));
   }
 };
 

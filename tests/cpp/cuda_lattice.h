@@ -31,7 +31,7 @@ class Bytes {
   std::vector<Word> words_;
 };
 
-// The scratch memory of calls; starts as 0xff bytes (NaN, -1).
+// The scratch memory of calls; starts as the schedule's garbage.
 class Memory {
  public:
   [[nodiscard]] cuda::Context context() {
@@ -47,7 +47,8 @@ class Memory {
  private:
   void* take(size_t bytes) {
     taken_.emplace_back(static_cast<int64_t>(bytes));
-    std::memset(taken_.back().data(), 0xff, static_cast<size_t>(taken_.back().bytes()));
+    std::memset(taken_.back().data(), emulator::garbage(),
+                static_cast<size_t>(taken_.back().bytes()));
     return taken_.back().data();
   }
   std::vector<Bytes> taken_;

@@ -31,7 +31,8 @@ void compare(const Problem<T>& problem, const std::string& what) {
 // Labels that take 1 to 8 chunks.
 template <typename T>
 void every_width() {
-  const std::vector<int64_t> of_float = {1, 2, 3, 8, 16, 21, 32}, of_double = {1, 2, 3, 8, 11, 16};
+  const std::vector<int64_t> of_float = {1, 2, 3, 8, 11, 16, 19, 21, 32},
+                             of_double = {1, 2, 3, 5, 8, 9, 11, 16};
   for (const int64_t classes : sizeof(T) == 4 ? of_float : of_double) {
     for (const int64_t iterations : {1, 2, 3}) {
       Problem<T> problem = image_crf<T>({18, 40}, classes, Normalization::kSymmetric);

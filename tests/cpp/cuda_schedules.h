@@ -25,11 +25,12 @@ constexpr bool kFewSchedules = false;
 
 inline std::vector<emulator::Schedule> schedules() {
   using emulator::Order;
-  if (kFewSchedules) return {{Order::kForward, 0, 2}};
-  return {{Order::kForward, 0, 1},
-          {Order::kReverse, 0, 2},
-          {Order::kShuffled, 1, 2},
-          {Order::kShuffled, 2, 3}};
+  // What looks like an empty slot or no neighbour in one would not in the next.
+  if (kFewSchedules) return {{Order::kForward, 0, 2, 0x5a}};
+  return {{Order::kForward, 0, 1, 0xff},
+          {Order::kReverse, 0, 2, 0x5a},
+          {Order::kShuffled, 1, 2, 0x00},
+          {Order::kShuffled, 2, 3, 0x7f}};
 }
 
 // What the body throws says which schedule it was.

@@ -19,7 +19,8 @@ constexpr int64_t kLaunchesOfIteration = 1 + kBilateralAxes + 1;
 constexpr int64_t kLaunchesBeside = 3;  // the unaries, two foldings
 constexpr int64_t kFirstPass = 1;
 
-// README.md states these bounds of the memory, in bytes for each pixel, float32.
+// README.md states these bounds of the memory, in bytes for each pixel, float32; for positions a
+// lower one, since densecrf_gpu/cuda_layout.py bounds their vertices.
 constexpr int64_t kPositionLattice = 162, kBilateralLattice = 504;
 constexpr int64_t kBilateralVertex = 68;  // and for each vertex the bound leaves room for
 constexpr int64_t kRows = 19;             // two buffers of 3 + 6 partial rows, and the unaries

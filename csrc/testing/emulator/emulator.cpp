@@ -119,7 +119,7 @@ void start_block(Block& block, unsigned index) {
     block.arena = new char[kArena];
   }
   unpoison(block.arena, kArena);
-  std::memset(block.arena, 0xff, kArena);
+  std::memset(block.arena, e.schedule.garbage, kArena);
   poison(block.arena, kArena);
   block.running = true;
   block.index = index;
@@ -270,6 +270,7 @@ void count_copy(size_t bytes) {
 }
 
 int resident_blocks() { return emulator().schedule.resident_blocks; }
+unsigned char garbage() { return emulator().schedule.garbage; }
 
 void run_grid(unsigned blocks, unsigned threads, void (*body)(void*), void* context,
               bool cooperative) {

@@ -3,10 +3,10 @@
 //
 // It has what this file declares. Several blocks are resident at once, of a cooperative launch all
 // of them, and fibers change places at barriers, warp operations and atomics only, in an order that
-// the schedule sets: code that leans on one order fails under another. Shared memory starts as 0xff
-// bytes (NaN, -1). Under TSAN every fiber is a thread of its own and only barriers order them, so
-// that TSAN finds data races in global and shared memory; under ASAN shared memory ends where its
-// struct ends.
+// the schedule sets: code that leans on one order fails under another. Shared memory starts as the
+// schedule's garbage. Under TSAN every fiber is a thread of its own and only barriers order them,
+// so that TSAN finds data races in global and shared memory; under ASAN shared memory ends where
+// its struct ends.
 #pragma once
 
 #include <cstddef>
@@ -36,6 +36,7 @@ struct Schedule {
   Order order = Order::kForward;
   uint64_t seed = 0;
   int resident_blocks = 2;
+  unsigned char garbage = 0xff;  // every byte of memory that nobody has written: here NaN, -1
 };
 
 // Mistakes to be made on purpose, so that tests can show that they would notice them.
@@ -48,6 +49,7 @@ struct Faults {
 // What kernels run from now on with.
 void set_schedule(const Schedule& schedule);
 void set_faults(const Faults& faults);
+unsigned char garbage();
 
 struct Statistics {
   int64_t launches;
