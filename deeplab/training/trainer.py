@@ -338,7 +338,10 @@ class Trainer:
                 save_state(self.folder / STATE, state)
                 self._saved = self.done
             except OSError as error:
-                self._save_network(LAST, self.kept)  # half the state's size: it may fit
+                try:
+                    self._save_network(LAST, self.kept)  # half the state's size: it may fit
+                except OSError:
+                    raise error from None  # what failed first, and matters more
                 found = f"{self.folder / LAST} holds iteration {self.done}"
                 raise OSError(f"{error}; {found}") from error
             self._save_network(LAST, self.kept)

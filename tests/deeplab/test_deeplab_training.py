@@ -510,6 +510,8 @@ def test_at_the_end_the_network_is_saved_where_the_state_does_not_fit(
         _run(config, folder, "data.val=", "run.save_every=9")
     assert not (folder / "last.pt").exists()
     _assert_same(_weights(folder), _weights(tmp_path / "whole"))
+    with _files_of_at_most(2**20), pytest.raises(OSError, match=r"last\.pt .*: File too large$"):
+        _run(config, tmp_path / "none", "data.val=", "run.save_every=9")
 
 
 def test_the_best_network_is_kept_until_the_disk_takes_it(
