@@ -156,26 +156,29 @@ void launch_fused(const Context& context, Stage stage, const PassList<T>& list,
 }
 
 // The width in chunks of rows that fused_pass can take `chunks` chunks in; 0: none. Seven, of 25 to
-// 28 labels, are not worth kernels of their own.
+// 28 labels, are not worth kernels of their own, nor any odd number in double precision.
+template <typename T>
 constexpr int fused_width(int64_t chunks) {
-  return chunks == 7 ? 8 : chunks <= 8 ? static_cast<int>(chunks) : 0;
+  if (chunks > 8) return 0;
+  const bool rounded = chunks == 7 || (sizeof(T) == 8 && chunks > 1);
+  return static_cast<int>(rounded ? (chunks + 1) / 2 * 2 : chunks);
 }
 
 // Calls `use` for rows of `width` chunks, one that fused_width gave:
 // use.template operator()<kWidth>().
-template <typename Use>
+template <typename T, typename Use>
 auto with_fused_width(int width, const Use& use) {
+  if constexpr (sizeof(T) == 4) {
+    if (width == 3) return use.template operator()<3>();
+    if (width == 5) return use.template operator()<5>();
+  }
   switch (width) {
     case 1:
       return use.template operator()<1>();
     case 2:
       return use.template operator()<2>();
-    case 3:
-      return use.template operator()<3>();
     case 4:
       return use.template operator()<4>();
-    case 5:
-      return use.template operator()<5>();
     case 6:
       return use.template operator()<6>();
     default:
@@ -187,8 +190,8 @@ auto with_fused_width(int width, const Use& use) {
 template <typename T>
 void run_fused(const Context& context, Stage stage, const PassList<T>& list,
                const FusedArguments<T>& a) {
-  with_fused_width(list.chunks,
-                   [&]<int kWidth>() { launch_fused<T, kWidth>(context, stage, list, a); });
+  with_fused_width<T>(list.chunks,
+                      [&]<int kWidth>() { launch_fused<T, kWidth>(context, stage, list, a); });
 }
 
 }  // namespace densecrf::cuda

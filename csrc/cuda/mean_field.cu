@@ -52,9 +52,9 @@ class MeanField {
         keeps_(arguments.damping != 0.0 || arguments.tolerance > 0.0 || arguments.iterations == 0 ||
                arguments.kernel_count == 0) {
     const int64_t chunks = chunks_for<T>(a_.classes);
-    const bool few = a_.kernel_count <= kListed && fused_width(chunks) > 0;
+    const bool few = a_.kernel_count <= kListed && fused_width<T>(chunks) > 0;
     fused_ = few && !keeps_ && a_.states == nullptr && !has_matrix();
-    chunks_ = fused_ ? fused_width(chunks) : chunks;
+    chunks_ = fused_ ? fused_width<T>(chunks) : chunks;
   }
 
   void run() {
@@ -123,7 +123,7 @@ class MeanField {
   // Whether all iterations have been launched as one.
   bool run_loop(const LatticePass<T>& pass, const FusedArguments<T>& fused) const {
     const bool always = a_.loop == Loop::kCooperative;
-    const bool done = with_fused_width(pass.list().chunks, [&]<int kWidth>() {
+    const bool done = with_fused_width<T>(pass.list().chunks, [&]<int kWidth>() {
       return launch_loop<T, kWidth>(context_, pass.list(), fused, a_.iterations, pass.steps(),
                                     always);
     });
