@@ -228,8 +228,6 @@ def build_model(settings: Settings, num_classes: int, *, filled: bool = True) ->
         model = deeplab.build(chosen.name, num_classes=num_classes, **chosen.options)
     except (ValueError, TypeError) as error:
         raise SettingsError(f"model: {error}") from error
-    if model.auxiliary is not None and len(model.config.scales) > 1:
-        raise SettingsError("a network of several scales has no loss for an auxiliary classifier")
     if model.config.head == "sum":
         stride = round(model.output_stride / min(model.config.scales))
         if any((side - 1) % stride for side in settings.data.window):
