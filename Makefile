@@ -132,7 +132,7 @@ wheel: $(VENV)/.base  ## one abi3 wheel in dist/
 	@ls dist
 
 clean:  ## remove what was built
-	rm -rf build dist *.egg-info densecrf_gpu/*.so tests/_whitebox*.so
+	rm -rf build dist *.egg-info densecrf_gpu/*.so tests/_whitebox*.so tests/_emulated*.so
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -f $(VENV)/.built $(VENV)/.whitebox
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -199,10 +199,23 @@ def cuda_units(home: Path, flags: list[str], made_by: str) -> list[Unit]:
     ]
 
 
-class BuildWhitebox(Command):
-    """Builds tests/_whitebox: the insides of the CPU backend as a module, for the tests alone."""
+def emulated_units(flags: list[str], made_by: str) -> list[Unit]:
+    """The operators on CUDA as C++ for the emulator, in a library of their own."""
+    folder = Path("build/emulated")
+    as_cpp = ["-O1", "-Ddensecrf_gpu=densecrf_emulated", "-x", "c++", "-Wno-unknown-pragmas"]
+    operators = [*native.sources("csrc/torch", ".cu"), Path("csrc/torch/library.cpp")]
+    return [
+        *(native.unit(s, folder, [*flags, *as_cpp], made_by) for s in operators),
+        *native.emulated_cuda(folder, ["-O1"]),
+        *native.emulator_units(folder, ["-O1"]),
+        *(native.unit(s, folder, ["-O1"]) for s in native.sources("csrc")),
+    ]
 
-    description = "build the module the white-box tests import (needs pybind11)"
+
+class BuildWhitebox(Command):
+    """Builds what the tests alone import: the CPU backend's insides, and emulated operators."""
+
+    description = "build tests/_whitebox (needs pybind11) and tests/_emulated"
     user_options: ClassVar[list[tuple[str, str | None, str]]] = []
 
     def initialize_options(self) -> None:
@@ -212,8 +225,10 @@ class BuildWhitebox(Command):
         """There are no options."""
 
     def run(self) -> None:
-        """Compiles csrc/testing and links it with the objects of the CPU backend."""
+        """Compiles csrc/testing, and csrc/torch and csrc/cuda for the emulator, and links both."""
         import pybind11
+
+        torch = torch_folder()
 
         includes = ["-isystem", pybind11.get_include(), "-isystem", python_include()]
         units = [
@@ -222,6 +237,11 @@ class BuildWhitebox(Command):
         objects = native.compile_all([*units, *native.cpu_units()])
         suffix = sysconfig.get_config_var("EXT_SUFFIX")
         native.link(["-shared", *objects], Path("tests", f"_whitebox{suffix}"))
+        made_by = f"torch {importlib.metadata.version('torch')}"
+        flags = [STABLE_ABI, "-isystem", str(torch / "include"), "-isystem", python_include()]
+        objects = native.compile_all(emulated_units(flags, made_by))
+        libraries = [f"-L{torch / 'lib'}", "-ltorch_cpu", "-lc10"]
+        native.link(["-shared", *objects, *libraries], Path("tests", f"_emulated{suffix}"))
 
 
 class Build(build):

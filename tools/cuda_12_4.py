@@ -106,6 +106,8 @@ bool launch_cooperative(Stream stream, void (*kernel)(P...), int64_t blocks, int
 template <typename... P> int64_t cooperative_blocks(void (*)(P...), int);
 void set_bytes(Stream, void*, int, size_t);
 void copy_bytes(Stream, void*, const void*, size_t);
+void read_bytes(Stream, void*, const void*, size_t);
+void wait(Stream);
 int64_t grid_blocks(int64_t, int64_t, int);
 int64_t tile_blocks(int64_t, int);
 }

@@ -35,6 +35,13 @@ inline void copy_bytes(Stream stream, void* to, const void* from, size_t bytes) 
   require_success(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream), "copy");
 }
 
+// To the host, which has it once it has waited for the stream.
+inline void read_bytes(Stream stream, void* to, const void* from, size_t bytes) {
+  require_success(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream), "read back");
+}
+
+inline void wait(Stream stream) { require_success(cudaStreamSynchronize(stream), "synchronize"); }
+
 // How many blocks of so many threads the current device can run at once, were it for threads alone.
 inline int64_t resident_blocks(int threads) {
   int device = 0, processors = 0, per_processor = 0;
@@ -110,6 +117,12 @@ inline void copy_bytes(Stream, void* to, const void* from, size_t bytes) {
   emulator::count_copy(bytes);
   std::memcpy(to, from, bytes);
 }
+
+inline void read_bytes(Stream, void* to, const void* from, size_t bytes) {
+  std::memcpy(to, from, bytes);
+}
+
+inline void wait(Stream) {}
 
 // Few, so that a thread of a grid-stride loop goes round more than once.
 inline int64_t resident_blocks(int) { return 3; }

@@ -44,14 +44,11 @@ LatticeTensors make_tensors(const CudaCall& call, const cuda::LatticeShape& shap
 LatticeTensors shrink(CudaCall& call, const LatticeTensors& full, int sides) {
   const auto view = cuda::lattice_view<float>(full.shape, full.points.const_data_ptr(),
                                               full.vertices.const_data_ptr());
+  const int64_t tiles = full.shape.batch * full.shape.tiles.tiles;
   int32_t vertices = 0, rows = 0;
-  const auto read = [&](int32_t& to, const int32_t* from) {
-    cuda::require_success(
-        cudaMemcpyAsync(&to, from, sizeof to, cudaMemcpyDeviceToHost, call.stream()), "read back");
-  };
-  read(vertices, view.image_first + full.shape.batch);
-  read(rows, view.tile_first + full.shape.batch * full.shape.tiles.tiles);
-  cuda::require_success(cudaStreamSynchronize(call.stream()), "synchronize");
+  cuda::read_bytes(call.stream(), &vertices, view.image_first + full.shape.batch, sizeof vertices);
+  cuda::read_bytes(call.stream(), &rows, view.tile_first + tiles, sizeof rows);
+  cuda::wait(call.stream());
   if (vertices == 0) return full;
   cuda::LatticeShape needed = full.shape;
   needed.capacity = cuda::round_capacity(vertices);

@@ -1,5 +1,6 @@
 // What every operator on CUDA tensors starts from: the tensors' device made current, its current
 // stream, scratch memory of torch's caching allocator, and the lattice behind two opaque tensors.
+// Compiled for the emulator, operators take tensors on the CPU.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -17,20 +18,47 @@
 
 namespace densecrf {
 
+#if defined(__CUDACC__)
+
+inline bool is_on_device(const Tensor& tensor) { return tensor.is_cuda(); }
+
+// A tensor's device is the current one for as long as this lives.
+class CurrentDevice {
+ public:
+  explicit CurrentDevice(const Tensor& like) : guard_(like.get_device_index()) {
+    void* stream = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(like.get_device_index(), &stream));
+    stream_ = static_cast<cuda::Stream>(stream);
+  }
+  [[nodiscard]] cuda::Stream stream() const { return stream_; }
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+  cuda::Stream stream_ = nullptr;
+};
+
+#else
+
+inline bool is_on_device(const Tensor& tensor) { return !tensor.is_cuda(); }
+
+class CurrentDevice {
+ public:
+  explicit CurrentDevice(const Tensor& /*like*/) {}
+  [[nodiscard]] cuda::Stream stream() const { return {}; }
+};
+
+#endif
+
 // One call of an operator. The caching allocator orders the reuse of scratch by the stream, so the
 // memory may be handed back before the device has done the work.
 class CudaCall {
  public:
   // `like`: a tensor on the device to work on.
-  explicit CudaCall(const Tensor& like) : guard_(like.get_device_index()), like_(like) {
-    void* stream = nullptr;
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(like.get_device_index(), &stream));
-    stream_ = static_cast<cuda::Stream>(stream);
-  }
+  explicit CudaCall(const Tensor& like) : device_(like), like_(like) {}
   CudaCall(const CudaCall&) = delete;
   CudaCall& operator=(const CudaCall&) = delete;
 
-  [[nodiscard]] cuda::Stream stream() const { return stream_; }
+  [[nodiscard]] cuda::Stream stream() const { return device_.stream(); }
   // The stable ABI says that a call of torch failed, not why. Memory for a tensor of a legal shape
   // fails for want of it alone; densecrf_gpu/registration.py turns these words into torch's error.
   [[nodiscard]] Tensor empty(const std::vector<int64_t>& shape, ScalarType type) const {
@@ -46,7 +74,7 @@ class CudaCall {
     }
   }
   [[nodiscard]] cuda::Context context() {
-    return {stream_,
+    return {stream(),
             [](void* self, size_t bytes) { return static_cast<CudaCall*>(self)->take(bytes); },
             this};
   }
@@ -59,9 +87,8 @@ class CudaCall {
     });
   }
 
-  torch::stable::accelerator::DeviceGuard guard_;
+  CurrentDevice device_;
   Tensor like_;
-  cuda::Stream stream_ = nullptr;
   cuda::ScratchBlocks scratch_;
   std::vector<Tensor> blocks_;
 };
@@ -69,7 +96,7 @@ class CudaCall {
 // What a lattice tensor tells by its shape; see csrc/cuda/lattice_view.h. Of `vertices` alone:
 // all but the points.
 inline cuda::LatticeShape shape_of_vertices(const Tensor& vertices) {
-  STD_TORCH_CHECK(vertices.is_cuda() && vertices.scalar_type() == ScalarType::Byte &&
+  STD_TORCH_CHECK(is_on_device(vertices) && vertices.scalar_type() == ScalarType::Byte &&
                       vertices.dim() == 4 && (vertices.size(1) == 4 || vertices.size(1) == 8) &&
                       vertices.size(2) >= 2 && vertices.size(2) <= 255 && vertices.is_contiguous(),
                   "vertices is not what build_lattice returned on CUDA, got shape ",
@@ -84,7 +111,7 @@ inline cuda::LatticeShape shape_of_vertices(const Tensor& vertices) {
 inline cuda::LatticeShape shape_of_lattice(const Tensor& points, const Tensor& vertices) {
   cuda::LatticeShape shape = shape_of_vertices(vertices);
   const int64_t sides = points.dim() - 2;
-  STD_TORCH_CHECK(points.is_cuda() && points.scalar_type() == ScalarType::Byte && sides >= 1 &&
+  STD_TORCH_CHECK(is_on_device(points) && points.scalar_type() == ScalarType::Byte && sides >= 1 &&
                       sides <= 3 && points.size(0) == shape.batch && points.numel() > 0 &&
                       points.is_contiguous(),
                   "points is not what build_lattice returned on CUDA with these vertices, got "

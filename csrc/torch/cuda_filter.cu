@@ -39,7 +39,7 @@ Tensor lattice_filter_grad_features(const Tensor& points, const Tensor& vertices
   const cuda::Lattice lattice = checked_lattice(points, vertices, images, count, values, "values");
   const int64_t batch = lattice.shape.batch, dimensions = lattice.shape.vertices_per_point - 1;
   for (const Tensor* given : {&features, &grad}) {
-    STD_TORCH_CHECK(scalar_of(*given, "features and grad") == scalar && given->is_cuda() &&
+    STD_TORCH_CHECK(scalar_of(*given, "features and grad") == scalar && is_on_device(*given) &&
                         given->get_device_index() == values.get_device_index(),
                     "features and grad must have the dtype and device of values");
   }
