@@ -117,8 +117,13 @@ def test_bfloat16_networks_give_bfloat16_scores() -> None:
 
 CASES = [
     pytest.param("deeplabv3plus_mobilenetv2", {}, id="v3plus"),
-    pytest.param("deeplabv3_mobilenetv2_no_aspp", {"variant": "tensorflow"}, id="TensorFlow's"),
-    pytest.param("deeplabv3_mobilenetv3_large", {}, id="MobileNetV3"),
+    pytest.param(
+        "deeplabv3_mobilenetv2_no_aspp",
+        {"variant": "tensorflow"},
+        id="TensorFlow's",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param("deeplabv3_mobilenetv3_large", {}, id="MobileNetV3", marks=pytest.mark.slow),
     pytest.param("deeplabv3plus_xception", {}, id="Xception", marks=pytest.mark.slow),
     pytest.param("deeplabv1_vgg16", {"fov_hidden": 16}, id="v1"),
     pytest.param("deeplabv2_resnet101", {"backbone": "resnet50"}, id="v2", marks=pytest.mark.slow),
@@ -257,6 +262,7 @@ def test_an_onnx_file_takes_other_sizes(
         torch.testing.assert_close(torch.from_numpy(scores), expected, rtol=1e-3, atol=limit)
 
 
+@pytest.mark.slow
 def test_a_compiled_network_is_compiled_once_for_all_sizes() -> None:
     torch.compiler.reset()
     model, counter = small(), CompileCounter()

@@ -148,7 +148,13 @@ def test_each_version_takes_steps_with_its_losses(
     assert line["loss"] == pytest.approx(wanted, rel=1e-5)
 
 
-@pytest.mark.parametrize("options", [(), ("run.ema=0.9", "run.accumulate=2", "loss.ohem=0.5")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param((), marks=pytest.mark.slow),
+        ("run.ema=0.9", "run.accumulate=2", "loss.ohem=0.5"),
+    ],
+)
 def test_a_run_goes_on_to_the_bit(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
 ) -> None:
@@ -359,6 +365,7 @@ def test_a_run_is_neither_overwritten_nor_mixed(config: Path, tmp_path: Path) ->
     _assert_same(before, _weights(folder))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_moved_data_and_other_words(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,6 +385,7 @@ def test_a_run_goes_on_with_moved_data_and_other_words(
         _assert_same(_weights(tmp_path / "whole", name), _weights(tmp_path / "parts", name))
 
 
+@pytest.mark.slow
 def test_a_run_at_a_constant_rate_may_be_made_longer(config: Path, tmp_path: Path) -> None:
     constant = ("optimizer.schedule=constant", "data.val=")
     _run(config, tmp_path / "whole", *constant)
@@ -496,6 +504,7 @@ def test_a_full_disk_neither_stops_a_run_nor_harms_what_is_there(
     assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["iterations"] == 6
 
 
+@pytest.mark.slow
 def test_at_the_end_the_network_is_saved_where_the_state_does_not_fit(
     config: Path, tmp_path: Path
 ) -> None:
@@ -514,6 +523,7 @@ def test_at_the_end_the_network_is_saved_where_the_state_does_not_fit(
         _run(config, tmp_path / "none", "data.val=", "run.save_every=9")
 
 
+@pytest.mark.slow
 def test_the_best_network_is_kept_until_the_disk_takes_it(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
